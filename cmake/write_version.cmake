@@ -1,0 +1,13 @@
+cmake_minimum_required(VERSION 3.25)
+find_program(GIT git)
+set(revision "")
+if(GIT AND EXISTS ${SOURCE}/.git)
+  execute_process(COMMAND ${GIT} -C ${SOURCE} describe --always --dirty --exclude=* --abbrev=12
+                  OUTPUT_VARIABLE revision OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+endif()
+if(revision)
+  set(text "${VERSION} (${revision})")
+else()
+  set(text "${VERSION}")
+endif()
+file(CONFIGURE OUTPUT ${OUTPUT} CONTENT "#define KSWEEP_VERSION \"@text@\"\n" @ONLY)

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what ksweep is built from on Debian 12 and Ubuntu 24.04 (as root, or through sudo), and builds it.
+#   jobs/setup.sh            packages for building and running, then the release build
+# Sourced by jobs/demo.sh and tests/run.sh for its functions. A second run only looks that all is there.
+set -euo pipefail
+
+setup_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+build_packages=(
+  build-essential cmake ninja-build pkg-config git
+  libopenmpi-dev openmpi-bin libhdf5-dev libopenblas-dev libcjson-dev libxxhash-dev
+  libssl-dev libutf8proc-dev libpng-dev libfreetype-dev libfontconfig-dev fonts-dejavu-core
+)
+
+# install_packages NAME...: those that are not there yet.
+install_packages() {
+  local missing=() name sudo=()
+  for name in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=("$name")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  if ! command -v apt-get >/dev/null; then
+    echo "missing packages (Debian's names): ${missing[*]}" >&2
+    echo "this system has no apt-get: install what is missing by its own means; CMake says what it does not find" >&2
+    return 0
+  fi
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || { echo "these packages must be installed by root: ${missing[*]}" >&2; return 1; }
+    sudo=(sudo)
+  fi
+  echo "installing ${missing[*]}" >&2
+  "${sudo[@]}" apt-get -qq update
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# build_preset PRESET TARGET [CMAKE OPTION...]: configures at the first time, builds what changed.
+build_preset() {
+  local preset=$1 target=$2 log
+  shift 2
+  log=$(mktemp)
+  if ! { cmake -S "$setup_root" --preset "$preset" -G Ninja "$@" && cmake --build "$setup_root/build/$preset" --target "$target"; } >"$log" 2>&1; then
+    tail -n 40 "$log" >&2
+    echo "the $preset build failed" >&2
+    rm -f "$log"
+    return 1
+  fi
+  rm -f "$log"
+}
+
+# mpirun with what a container, root and few cores ask for.
+run_ranks() {
+  local ranks=$1
+  shift
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_base_warn_component_unused=0 \
+    mpirun -n "$ranks" --oversubscribe --bind-to none "$@"
+}
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  install_packages "${build_packages[@]}"
+  cd "$setup_root"
+  build_preset release ksweep -DKSWEEP_TESTS=OFF
+  echo "build/release/src/cli/ksweep"
+fi

@@ -1,0 +1,62 @@
+/* Matrix products by CBLAS, each on the thread that asks for it. */
+#include <cblas.h>
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+
+/* How the BLAS libraries are told to use one thread. Weak: NULL in a library that is not linked. */
+#define WEAK __attribute__((weak))
+extern WEAK void openblas_set_num_threads(int threads);
+extern WEAK void flexiblas_set_num_threads(int threads);
+extern WEAK void nvpl_blas_set_num_threads(int threads);
+extern WEAK void MKL_Set_Num_Threads(int threads);
+extern WEAK int MKL_CBWR_Set(int branch);
+extern WEAK void bli_thread_set_num_threads(int64_t threads);
+
+void ks_cpu_single_blas_thread(void)
+{
+    void (*const set_threads[])(int) = {openblas_set_num_threads, flexiblas_set_num_threads,
+                                        nvpl_blas_set_num_threads, MKL_Set_Num_Threads};
+    for (size_t i = 0; i < sizeof set_threads / sizeof *set_threads; i++)
+        if (set_threads[i])
+            set_threads[i](1);
+    if (bli_thread_set_num_threads)
+        bli_thread_set_num_threads(1);
+    enum { MKL_CBWR_BEST = 2 }; /* MKL_CBWR_AUTO: bits that do not depend on alignment */
+    if (MKL_CBWR_Set)
+        MKL_CBWR_Set(MKL_CBWR_BEST);
+}
+
+void ks_cpu_gemm(int m, int n, int k, float alpha, const float *a, int64_t lda, const float *b,
+                 int64_t ldb, bool b_transposed, float beta, float *c, int64_t ldc)
+{
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, b_transposed ? CblasTrans : CblasNoTrans, m, n, k,
+                alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+}
+
+void ks_cpu_accumulate(const ks_cpu *cpu, float *y, int64_t ldy, int pixels, int columns,
+                       const float *x, int64_t ldx, const ks_weight *w, int64_t term, int64_t terms,
+                       int column)
+{
+    const float *block = w->data + term * w->ld + column;
+    if (pixels == 1)
+        cpu->vector->vector_matrix(y, x, block, w->ld, y, terms, columns);
+    else
+        ks_cpu_gemm(pixels, columns, (int)terms, 1.0f, x, ldx, block, w->ld, false, 1.0f, y, ldy);
+}
+
+void ks_cpu_start_sum(const ks_cpu *cpu, float *y, int64_t ldy, int pixels, int columns,
+                      const float *bias, const float *residual, int64_t ldr)
+{
+    size_t bytes = (size_t)columns * sizeof *y;
+    for (int p = 0; p < pixels; p++) {
+        float *to = y + p * ldy;
+        const float *from = residual ? residual + p * ldr : bias;
+        if (residual && bias)
+            cpu->vector->add(to, bias, from, columns);
+        else if (!from)
+            memset(to, 0, bytes);
+        else if (from != to)
+            memcpy(to, from, bytes);
+    }
+}

@@ -1,0 +1,196 @@
+/* The one way from the models and the lane engine to hardware.
+ *
+ * A ks_ops is one device with its memory, its stream of work and its operations. Calls queue work
+ * in order; results are there for the host after ks_ops.sync. Operations return nothing: the first
+ * failure (no memory, a launch that failed) is kept, turns later operations into no-ops, and is
+ * handed out by sync. A CPU backend may run everything at once.
+ *
+ * Activations are NHWC in the backend's compute type; text is [rows, tokens, 1, channels]. Latents
+ * and sampler state are plain float32 device arrays in NCHW order. Every operation treats its rows
+ * (n) independently and in a fixed order of summation: a row's bits depend on neither its place nor
+ * its neighbours, nor on the number of threads.
+ *
+ * y never overlaps an input unless the comment allows it. */
+#ifndef KS_BACKEND_OPS_H
+#define KS_BACKEND_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+typedef enum ks_dtype { KS_F32, KS_F16, KS_BF16, KS_F64, KS_I32, KS_I64, KS_U8 } ks_dtype;
+
+/* A tensor in host memory, as a file holds it: row-major, little-endian, possibly unaligned. */
+typedef struct ks_view {
+    const void *data;
+    ks_dtype dtype;
+    int rank; /* 0..8 */
+    int64_t shape[8];
+} ks_view;
+
+/* Activation: element (i, y, x, k) is data[((i*h + y)*w + x)*stride + k] in the compute type.
+ * stride >= c: a slice of wider pixels is a view with the wider stride. data == NULL: absent. */
+typedef struct ks_act {
+    void *data;
+    int n, h, w, c;
+    int64_t stride;
+} ks_act;
+
+typedef struct ks_ops ks_ops;
+typedef struct ks_weight ks_weight; /* a parameter tensor in the backend's own form */
+
+typedef enum ks_activation {
+    KS_ACT_NONE,
+    KS_ACT_SILU,
+    KS_ACT_GELU,
+    KS_ACT_QUICK_GELU
+} ks_activation;
+
+typedef struct ks_conv {
+    int stride;      /* 1 or 2 */
+    int pad;         /* zeros on every side: 1 for 3x3, 0 for 1x1 */
+    bool upsample;   /* nearest 2x upsampling of x first, less a last line or column if y says so */
+    ks_act row_bias; /* [n, 1, 1, c_out] added to every pixel (the time embedding), or absent */
+    ks_act residual; /* same shape as y, added at the end, may be y itself; or absent */
+} ks_conv;
+
+typedef struct ks_attention {
+    int heads;             /* channels of q, k, v, y are heads * width */
+    bool causal;           /* token i sees tokens 0..i */
+    const int32_t *kv_row; /* device [n]: which row of k and v row i of q looks at; NULL: its own */
+    const int32_t *kv_len; /* device [k.n]: tokens that row of k and v has (<= k.h); NULL: all */
+} ks_attention;
+
+/* One term list of a linear combination: out[i] = sum over t of coef[t] * in[t][i], 0 <= i < n,
+ * summed in term order in double (CPU) and rounded once. An input may be out itself. terms == 0
+ * gives zeros. */
+enum { KS_LINCOMB_TERMS = 12 };
+typedef struct ks_lincomb_op {
+    float *out;
+    int64_t n;
+    int terms;
+    double coef[KS_LINCOMB_TERMS];
+    const float *in[KS_LINCOMB_TERMS];
+} ks_lincomb_op;
+
+/* One row of a network call; the engine fills it, the model's UNet consumes it (device
+ * pointers). */
+typedef struct ks_net_row {
+    const float *x;             /* [C, H, W] the lane's latent, unscaled */
+    float scale;                /* the network sees x * scale */
+    int timestep;               /* 0..999 */
+    const struct ks_cond *cond; /* the model's prepared conditioning */
+    float *out;                 /* [C, H, W] the network's raw output (eps or v) */
+} ks_net_row;
+
+struct ks_ops {
+    const char *name;  /* "cpu", "cuda" */
+    char device[128];  /* the device in words, for the output file */
+    char precision[8]; /* compute type: "fp32", "fp16", "bf16" */
+    int threads;       /* CPU threads it uses (cpu only) */
+    void *self;
+
+    /* --- memory --- */
+    /* Device memory, zeroed; NULL and err. */
+    void *(*alloc)(ks_ops *ops, size_t bytes, ks_error *err);
+    void (*release)(ks_ops *ops, void *memory);
+    size_t (*memory_free)(ks_ops *ops); /* bytes that could still be allocated */
+    /* host may change after upload returns; it is there after sync in a download. */
+    void (*upload)(ks_ops *ops, void *device, const void *host, size_t bytes);
+    void (*download)(ks_ops *ops, void *host, const void *device, size_t bytes);
+    /* Waits for all work; hands out and clears a kept failure. */
+    int (*sync)(ks_ops *ops, ks_error *err);
+
+    /* Scratch activations: a stack. act() takes from its top, unwind() gives back all since mark().
+     * The same calls in the same order give the same addresses. */
+    size_t (*mark)(ks_ops *ops);
+    void (*unwind)(ks_ops *ops, size_t mark);
+    ks_act (*act)(ks_ops *ops, int n, int h, int w, int c); /* stride c; data NULL: failed, kept */
+
+    /* --- parameters --- */
+    /* Linear [out, in] or convolution [out, in, kh, kw]; parts are joined along out (a fused q, k,
+     * v), each with the same in. bias: NULL, or one view [out_i] for each part. The views are only
+     * read during the call. */
+    ks_weight *(*weight)(ks_ops *ops, int parts, const ks_view *w, const ks_view *bias,
+                         ks_error *err);
+    /* Scale and shift of a norm, [c] each. */
+    ks_weight *(*norm_weight)(ks_ops *ops, const ks_view *gamma, const ks_view *beta,
+                              ks_error *err);
+    /* A table [count, c] whose rows are looked up. */
+    ks_weight *(*table)(ks_ops *ops, const ks_view *table, ks_error *err);
+    void (*weight_free)(ks_ops *ops, ks_weight *w);
+
+    /* --- network operations --- */
+    /* y = conv(x) + bias + row_bias + residual. x [n,h,w,cin] -> y [n,h',w',cout]; bit-equal for
+     * stride views. */
+    void (*conv)(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, const ks_conv *how);
+    /* y = activation(x w^T + bias) + residual, per pixel or token. residual: absent, or y's shape,
+     * may be y itself. */
+    void (*linear)(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, ks_activation activation,
+                   ks_act residual);
+    /* y = value * gelu(gate), (value, gate) = halves of x w^T + bias; w [2 * y.c, x.c]; gelu is the
+     * exact (erf) one. */
+    void (*geglu)(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w);
+    /* Over each row's h * w * (c / groups); y may be x. */
+    void (*group_norm)(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, int groups, float eps,
+                       bool silu);
+    /* Over each token's channels; y may be x. */
+    void (*layer_norm)(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, float eps);
+    /* softmax(q k^T / sqrt(width)) v for each head. q, y [n, tokens (h*w), c]; k, v [m, tokens,
+     * c]. */
+    void (*attention)(ks_ops *ops, ks_act y, ks_act q, ks_act k, ks_act v, const ks_attention *how);
+    void (*concat)(ks_ops *ops, ks_act y, ks_act a, ks_act b); /* channels of a, then of b */
+    void (*add)(ks_ops *ops, ks_act y, ks_act a, ks_act b);    /* same shapes; y may be a or b */
+    void (*activate)(ks_ops *ops, ks_act y, ks_act x, ks_activation activation); /* y may be x */
+    /* y [n,1,1,dim]: cosines, then sines, of t[i] * 10000^(-j / (dim/2)), j < dim/2 (Ho et al.
+     * 2020). t: device [n]. */
+    void (*timestep_embedding)(ks_ops *ops, ks_act y, const float *t);
+    /* y [n, tokens, 1, c] = tokens[ids] + positions[token]; ids: device [n * tokens]. */
+    void (*embedding)(ks_ops *ops, ks_act y, const int32_t *ids, const ks_weight *tokens,
+                      const ks_weight *positions);
+
+    /* --- between latents (float32, NCHW) and activations --- */
+    /* y[i] = x[i] * scale[i]; x: device array of n device pointers to [C,H,W], scale: device
+     * [n]. */
+    void (*from_latents)(ks_ops *ops, ks_act y, const float *const *x, const float *scale);
+    /* out: device array of n device pointers. */
+    void (*to_latents)(ks_ops *ops, float *const *out, ks_act x);
+    /* x, out: device [n,h,w,c] float32, dense. */
+    void (*from_floats)(ks_ops *ops, ks_act y, const float *x);
+    void (*to_floats)(ks_ops *ops, float *out, ks_act x);
+    /* rgb: device [n,h,w,3] = round(clip((x + 1) / 2, 0, 1) * 255), half to even. */
+    void (*to_rgb)(ks_ops *ops, uint8_t *rgb, ks_act x);
+
+    /* --- lanes' arithmetic: float32 device arrays --- */
+    void (*lincomb)(ks_ops *ops, const ks_lincomb_op *op, int count); /* in order if they depend */
+    /* out (host, there after sync): mean over i of
+     * (a[i] / max(atol, rtol * max(|b[i]|, |c[i]|)))^2, in double: the error norm of adaptive
+     * samplers, before its root. */
+    void (*error_norm)(ks_ops *ops, double *out, const float *a, const float *b, const float *c,
+                       int64_t n, double atol, double rtol);
+    /* out (host, after sync): 1 when every value is finite, else 0. */
+    void (*all_finite)(ks_ops *ops, int *out, const float *a, int64_t n);
+
+    /* --- work that comes again --- */
+    /* Queues work(arg). The first call with a key runs work and keeps what it queues; later ones
+     * queue the same again without running it. So work must queue the same operations on the same
+     * addresses each time, and neither upload nor download; the key must tell apart whatever would
+     * change them. weight_free forgets all that is kept. NULL: the backend has no use for it. */
+    int (*replay)(ks_ops *ops, uint64_t key, void (*work)(void *arg), void *arg, ks_error *err);
+
+    void (*free)(ks_ops *ops);
+};
+
+/* The CPU: float32 over CBLAS. threads: 0 takes the CPUs this process may use. The reference that
+ * other backends are compared with. NULL and err without memory. Free with ops->free(ops). */
+ks_ops *ks_ops_cpu(int threads, ks_error *err);
+
+/* An NVIDIA GPU of compute capability 8.0 or higher. precision: "fp32" (TF32 off), "fp16" or
+ * "bf16". NULL and err without such a GPU, its driver, memory, or the CUDA backend in this build. */
+ks_ops *ks_ops_cuda(int device, const char *precision, ks_error *err);
+/* GPUs that this process sees; 0 without a driver or without the CUDA backend. */
+int ks_cuda_device_count(void);
+
+#endif

@@ -1,0 +1,15 @@
+/* The nearest known name to one that is not known, for messages. */
+#ifndef KS_BASE_NEAREST_H
+#define KS_BASE_NEAREST_H
+
+#include <stddef.h>
+
+/* Single-character insertions, deletions and replacements that turn a into b (Levenshtein 1966).
+ * Only the first 255 bytes of each count. */
+size_t ks_edit_distance(const char *a, const char *b);
+
+/* The candidate at the smallest distance from word, the first of several; NULL when none is near
+ * (at most one edit, and one more for every three letters of the word). */
+const char *ks_nearest(const char *word, const char *const *candidates, size_t count);
+
+#endif

@@ -1,0 +1,56 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli/command.h"
+
+static void print_summary(const ks_run_summary *s, int code)
+{
+    if (s->rendered || s->failed)
+        printf("%llu samples rendered in %.1f s on %d rank%s%s; %.0f network rows, %.0f saved by sharing, %.1f %% of rows filled, "
+               "%.1f %% of the time decoding, %.1f %% outside the networks\n",
+               (unsigned long long)s->rendered, s->rendering_seconds, s->ranks, s->ranks == 1 ? "" : "s",
+               s->done_before ? " (the others were there)" : "", s->rows, s->rows_saved, 100 * s->rows_filled,
+               100 * s->decoding, 100 * s->outside_network);
+    else if (code == KS_EXIT_DONE)
+        printf("all %llu samples were there already\n", (unsigned long long)s->samples);
+    if (s->failed)
+        printf("%llu samples failed: the log says why\n", (unsigned long long)s->failed);
+    if (code == KS_EXIT_RESUMABLE)
+        printf("stopped: the same command goes on with %s.d\n", s->output);
+    else
+        printf("%s\n", s->output);
+}
+
+int command_run(const command *self, int argc, char **argv)
+{
+    enum { SET = 1000, PROGRESS };
+    static const struct option names[] = {{"output", required_argument, NULL, 'o'}, {"set", required_argument, NULL, SET},
+                                          {"threads", required_argument, NULL, 't'}, {"quiet", no_argument, NULL, 'q'},
+                                          {"progress", required_argument, NULL, PROGRESS}, {"help", no_argument, NULL, 'h'},
+                                          {0}};
+    source_options s = {0};
+    ks_run_options options = {0};
+    for (int c; (c = next_option(self, argc, argv, ":o:t:qh", names)) != -1;) {
+        if (c == 'o')
+            s.source.output = optarg;
+        else if (c == SET)
+            source_add_set(&s, optarg);
+        else if (c == 't')
+            options.threads = (int)whole_number("--threads", optarg, 1, 4096);
+        else if (c == PROGRESS)
+            options.log_seconds = (double)whole_number("--progress", optarg, 1, 86400);
+        else
+            options.quiet = true;
+    }
+    s.source.path = only_argument(self, argc, argv, "job file");
+    options.job = s.source;
+    ks_error err = KS_ERROR_NONE;
+    ks_run_summary summary;
+    int code = ks_run(&options, &summary, &err);
+    free(s.sets);
+    if (code == KS_EXIT_BAD_INPUT)
+        complain("%s", err.text);
+    else if (summary.rank == 0)
+        print_summary(&summary, code);
+    return code;
+}

@@ -1,0 +1,19 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli/command.h"
+
+int command_status(const command *self, int argc, char **argv)
+{
+    static const struct option names[] = {{"help", no_argument, NULL, 'h'}, {0}};
+    while (next_option(self, argc, argv, ":h", names) != -1)
+        ;
+    ks_error err = KS_ERROR_NONE;
+    bool complete;
+    char *text = ks_status_text(only_argument(self, argc, argv, "output file"), &complete, &err);
+    if (!text)
+        return complain("%s", err.text);
+    fputs(text, stdout);
+    free(text);
+    return complete ? KS_EXIT_DONE : KS_EXIT_RESUMABLE;
+}

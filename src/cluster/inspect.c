@@ -1,0 +1,211 @@
+/* What looks at outputs and models: ksweep status, sheet, verify, model. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "backend/ops.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "cluster/record.h"
+#include "cluster/renderer.h"
+#include "cluster/setup.h"
+#include "cluster/text.h"
+#include "ksweep/ksweep.h"
+#include "model/config.h"
+#include "store/sheet.h"
+#include "store/store.h"
+
+/* --- status --- */
+
+typedef struct tally {
+    uint64_t done, failed;
+    uint64_t *seen; /* bitmap over the sweep: a row found twice counts once */
+    uint64_t samples;
+} tally;
+
+static int count_row(void *self, const ks_row *row, int shard, uint64_t place, ks_error *err)
+{
+    (void)shard, (void)place, (void)err;
+    tally *t = self;
+    if (row->index >= t->samples || t->seen[row->index / 64] >> (row->index % 64) & 1)
+        return 0;
+    t->seen[row->index / 64] |= (uint64_t)1 << (row->index % 64);
+    t->done += row->status == KS_DONE;
+    t->failed += row->status == KS_FAILED;
+    return 0;
+}
+
+char *ks_status_text(const char *output, bool *complete, ks_error *err)
+{
+    ks_store_info *info = NULL;
+    *complete = false;
+    int found = ks_store_info_read(output, &info, err);
+    if (found == 0)
+        ks_error_set(err, "%s: there is no output and no %s.d folder with shards", output, output);
+    if (found <= 0)
+        return NULL;
+    tally t = {.samples = info->samples, .seen = ks_calloc((size_t)(info->samples / 64 + 1), sizeof(uint64_t))};
+    ks_scan_counts counts = {0};
+    ks_text text = {0};
+    if (!ks_store_scan(output, false, count_row, &t, &counts, err)) {
+        struct stat status;
+        char *folder = ks_format("%s.d", output);
+        bool collected = !stat(output, &status);
+        ks_text_add(&text, "%s: %llu of %llu samples done (%.1f %%), %llu failed, %llu missing\n", output,
+                    (unsigned long long)t.done, (unsigned long long)t.samples, 100.0 * (double)t.done / (double)t.samples,
+                    (unsigned long long)t.failed, (unsigned long long)(t.samples - t.done - t.failed));
+        ks_text_add(&text, "%s; %d shards%s\n", collected ? "collected" : "not collected yet", counts.shards,
+                    counts.unreadable ? ", some of them unreadable" : "");
+        ks_text_add(&text, "backend %s in %s on %s, %d rows a call, noise device %s, ksweep %s\n", info->backend,
+                    info->precision, info->device, info->batch_rows, info->noise_device, info->version);
+        *complete = t.done + t.failed == t.samples;
+        free(folder);
+    }
+    free(t.seen);
+    ks_store_info_free(info);
+    return text.bytes;
+}
+
+/* --- sheet --- */
+
+int ks_sheet(const char *output, const char *x, const char *y, const char *png, int cell, ks_error *err)
+{
+    ks_output *o = ks_output_open(output, err);
+    if (!o)
+        return -1;
+    int rc = -1;
+    const ks_store_info *info = ks_output_info(o);
+    ks_job *job = ks_job_parse(info->job_path, info->job, err);
+    if (job) {
+        ks_sheet_options options = {.x = x, .y = y, .png = png, .cell = cell};
+        job->batch = (int)(info->samples / (ks_job_samples(job) / (uint64_t)job->batch));
+        rc = ks_sheet_draw(o, job, &options, err);
+    }
+    ks_job_free(job);
+    ks_output_close(o);
+    return rc;
+}
+
+/* --- verify --- */
+
+typedef struct again { /* samples that are rendered again */
+    ks_output *output;
+    ks_setup *setup;
+    uint64_t *row_of_point; /* [count] rows of the output, one a point */
+    uint64_t *point;
+    uint64_t count, next;
+    ks_verify_result *result;
+} again;
+
+static int again_next(void *self, uint64_t *point)
+{
+    again *a = self;
+    if (a->next == a->count)
+        return 0;
+    *point = a->point[a->next++];
+    return 1;
+}
+
+static int again_done(void *self, const ks_rendered *result, ks_error *err)
+{
+    again *a = self;
+    const int *s = a->setup->shape;
+    size_t values = (size_t)s[1] * (size_t)s[2] * (size_t)s[3];
+    for (uint64_t i = 0; i < a->count; i++) {
+        ks_row row;
+        if (a->point[i] != result->point)
+            continue;
+        if (ks_output_row(a->output, a->row_of_point[i], &row, err))
+            return -1;
+        a->result->rendered++;
+        bool float16 = ks_output_info(a->output)->float16;
+        ks_hash128 digest = {{0}};
+        if (!result->error)
+            digest = ks_latent_digest(result->latent + values * row.batch, values, float16);
+        if (!ks_hash_equal(&digest, &row.digest)) {
+            a->result->different++;
+            ks_log_error("sample %llu (row %llu) rendered again is not equal", (unsigned long long)row.index,
+                         (unsigned long long)a->row_of_point[i]);
+        }
+    }
+    return 0;
+}
+
+/* Chooses done rows spread evenly over the file; their samples must still have the recorded keys. */
+static int choose_rows(again *a, uint64_t wanted, ks_error *err)
+{
+    uint64_t rows = ks_output_rows(a->output);
+    wanted = wanted < rows ? wanted : rows;
+    a->row_of_point = ks_calloc((size_t)wanted + 1, sizeof *a->row_of_point);
+    a->point = ks_calloc((size_t)wanted + 1, sizeof *a->point);
+    for (uint64_t k = 0; k < wanted; k++) {
+        uint64_t r = (uint64_t)((double)k * (double)rows / (double)wanted);
+        ks_row row;
+        if (ks_output_row(a->output, r, &row, err))
+            return -1;
+        if (row.status != KS_DONE)
+            continue;
+        ks_sample sample;
+        ks_job_sample(a->setup->job, row.index, &sample);
+        ks_hash128 key = ks_job_key(a->setup->job, &a->setup->digests, &sample);
+        if (!ks_hash_equal(&key, &row.key))
+            return ks_error_set(err, "row %llu has another key than its sample now: the model, a conditioning or a latent that "
+                                "the job names has changed", (unsigned long long)r);
+        a->row_of_point[a->count] = r;
+        a->point[a->count++] = row.index / (uint64_t)a->setup->shape[0];
+    }
+    return 0;
+}
+
+static int render_again(again *a, uint64_t samples, int threads, ks_error *err)
+{
+    const ks_store_info *info = ks_output_info(a->output);
+    ks_job *job = ks_job_parse(info->job_path, info->job, err);
+    ks_renderer *renderer = NULL;
+    ks_ops *ops = NULL;
+    int rc = -1;
+    if (!job || ks_setup_open(a->setup, job, err) || ks_setup_digest(a->setup, err) || choose_rows(a, samples, err))
+        goto cleanup;
+    ops = ks_ops_cpu(threads, err);
+    renderer = ops ? ks_renderer_new(a->setup, ops, info->batch_rows, false, err) : NULL;
+    if (!renderer)
+        goto cleanup;
+    ks_render_calls calls = {.self = a, .next = again_next, .done = again_done};
+    rc = ks_renderer_run(renderer, &calls, err);
+cleanup:
+    ks_renderer_free(renderer);
+    ks_setup_close(a->setup);
+    if (ops)
+        ops->free(ops);
+    return rc;
+}
+
+int ks_verify(const char *output, uint64_t samples, int threads, ks_verify_result *result, ks_error *err)
+{
+    *result = (ks_verify_result){0};
+    ks_setup setup = {0};
+    again a = {.setup = &setup, .result = result};
+    a.output = ks_output_open(output, err);
+    if (!a.output)
+        return -1;
+    int rc = ks_output_verify(a.output, &result->rows, &result->bad, err);
+    if (!rc && samples)
+        rc = render_again(&a, samples, threads, err);
+    free(a.row_of_point);
+    free(a.point);
+    ks_output_close(a.output);
+    return rc ? ks_error_wrap(err, "%s", output) : 0;
+}
+
+/* --- model --- */
+
+char *ks_model_text(const char *path, ks_error *err)
+{
+    ks_safetensors *st = ks_safetensors_open(path, err);
+    ks_model_config config;
+    char *text = NULL;
+    if (st && !ks_model_detect(st, &config, err))
+        text = ks_model_describe(&config);
+    ks_safetensors_close(st);
+    return text;
+}

@@ -1,0 +1,61 @@
+#include "cluster/load.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+/* "output.file=" and the path from the root: that is no JSON, so it is taken as a string as it is. */
+static char *output_set(const char *output, ks_error *err)
+{
+    if (output[0] == '/')
+        return ks_format("output.file=%s", output);
+    char *here = getcwd(NULL, 0);
+    if (!here) {
+        ks_error_set(err, "the current folder cannot be found: %s", strerror(errno));
+        return NULL;
+    }
+    char *text = ks_format("output.file=%s/%s", here, output);
+    free(here);
+    return text;
+}
+
+/* The output's path without detours, where its folder exists: what people are told, and what is recorded. */
+static void straighten_output(ks_job *job)
+{
+    char *slash = strrchr(job->output, '/');
+    char *folder = slash ? strndup(job->output, (size_t)(slash - job->output) + 1) : ks_strdup("./");
+    char *real = folder ? realpath(folder, NULL) : NULL;
+    if (real) {
+        char *path = ks_format("%s/%s", strcmp(real, "/") ? real : "", slash ? slash + 1 : job->output);
+        free(job->output);
+        job->output = path;
+    }
+    free(real);
+    free(folder);
+}
+
+ks_job *ks_job_from_source(const ks_job_source *source, ks_error *err)
+{
+    const char **sets = ks_calloc((size_t)source->set_count + 1, sizeof *sets);
+    int count = source->set_count;
+    char *output = NULL;
+    ks_job *job = NULL;
+    if (count)
+        memcpy(sets, source->sets, sizeof *sets * (size_t)count);
+    if (source->output) {
+        output = output_set(source->output, err);
+        if (!output)
+            goto cleanup;
+        sets[count++] = output;
+    }
+    job = ks_job_load(source->path, sets, count, err);
+    if (job)
+        straighten_output(job);
+cleanup:
+    free(output);
+    free(sets);
+    return job;
+}

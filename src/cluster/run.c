@@ -1,0 +1,459 @@
+/* ksweep run: from a job file to the collected output, alone or as one rank of many. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend/ops.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/threads.h"
+#include "cluster/comm.h"
+#include "cluster/coordinator.h"
+#include "cluster/load.h"
+#include "cluster/progress.h"
+#include "cluster/record.h"
+#include "cluster/renderer.h"
+#include "cluster/resume.h"
+#include "cluster/setup.h"
+#include "cluster/worker.h"
+#include "ksweep/ksweep.h"
+#include "sampling/sampler.h"
+#include "store/store.h"
+
+/* One rank's run. Rank 0 alone has resume, coordinator and line. */
+typedef struct run {
+    const ks_run_options *options;
+    ks_run_summary *summary;
+    ks_comm *comm;
+    ks_setup setup;
+    ks_resume resume;
+    ks_coordinator *coordinator;
+    ks_progress_line line;
+    ks_ops *ops;
+    ks_renderer *renderer;
+    ks_worker *worker;
+    ks_shard *shard;
+    ks_record record;
+    char *folder; /* OUT.d */
+    int rows;
+    bool complete, begun; /* nothing is left to do; rendering has begun on every rank */
+    double started, unflushed_since;
+    ks_engine_stats full; /* as of this rank's last lease being taken up */
+    bool dry, pace_told;
+} run;
+
+static bool is_root(const run *r)
+{
+    return ks_comm_rank(r->comm) == 0;
+}
+
+/* Collective: -1 on every rank when any failed. The lowest rank that failed keeps its sentence, so it is printed once. */
+static int agree(run *r, int rc, ks_error *err)
+{
+    int rank = ks_comm_rank(r->comm), size = ks_comm_size(r->comm);
+    int64_t worst = rc ? size - rank : 0;
+    ks_error failed = KS_ERROR_NONE;
+    if (ks_comm_max(r->comm, &worst, &failed)) {
+        *err = failed;
+        return -1;
+    }
+    if (!worst)
+        return 0;
+    if (worst != size - rank)
+        err->text[0] = 0;
+    else if (rank)
+        ks_error_wrap(err, "rank %d", rank);
+    return -1;
+}
+
+/* The folder of the output must exist and take files: found out before anything is rendered. */
+static int check_output(const char *output, ks_error *err)
+{
+    struct stat status;
+    if (!stat(output, &status) && !S_ISREG(status.st_mode))
+        return ks_error_set(err, "%s: the output exists and is no regular file", output);
+    char *probe = ks_format("%s.probe-%ld", output, (long)getpid());
+    FILE *f = fopen(probe, "wx");
+    int rc = 0;
+    if (!f)
+        rc = ks_error_set(err, "%s: the output cannot be written there: %s", output, strerror(errno));
+    else
+        fclose(f);
+    if (f)
+        unlink(probe);
+    free(probe);
+    return rc;
+}
+
+/* A sweep's rows must fit on the disk; a file system that does not tell its free space is believed to have it. */
+static int check_space(const run *r, ks_error *err)
+{
+    const ks_job *job = r->setup.job;
+    const int *s = r->setup.shape;
+    double cells = (double)s[2] * s[3];
+    double row = cells * s[1] * (job->latents_float16 ? 2 : 4) + (job->images ? cells * 64 * 3 : 0);
+    double needed = row * (double)(ks_job_samples(job) - r->resume.done);
+    char *folder = ks_path_beside(job->output, ".");
+    struct statvfs fs;
+    bool known = folder && !statvfs(folder, &fs);
+    free(folder);
+    double available = known ? (double)fs.f_bavail * (double)fs.f_frsize : needed;
+    if (needed <= available)
+        return 0;
+    return ks_error_set(err, "%s: what is left to render takes %.1f MiB and its disk has %.1f MiB free", job->output,
+                        needed / 0x1p20, available / 0x1p20);
+}
+
+/* An existing output goes on only with what it was begun with; its batch rows are taken over. */
+static int match_output(run *r, ks_error *err)
+{
+    ks_store_info *old = NULL;
+    const ks_job *job = r->setup.job;
+    int found = ks_store_info_read(job->output, &old, err);
+    if (found <= 0)
+        return found;
+    int rc = 0;
+    const int *s = r->setup.shape;
+    if (strcmp(old->model_sha256, r->setup.sha256))
+        rc = ks_error_set(err, "%s was begun with another model (sha256 %.12s..., now %.12s...): name another output.file",
+                          job->output, old->model_sha256, r->setup.sha256);
+    else if (old->channels != s[1] || old->height != s[2] || old->width != s[3])
+        rc = ks_error_set(err, "%s holds latents of %d x %d x %d, this job makes %d x %d x %d: name another output.file",
+                          job->output, old->channels, old->height, old->width, s[1], s[2], s[3]);
+    else if (old->float16 != job->latents_float16 || old->images != job->images)
+        rc = ks_error_set(err, "%s was begun with latents as %s, images %s: keep output.latents and output.images, or name "
+                          "another output.file", job->output, old->float16 ? "float16" : "float32", old->images ? "on" : "off");
+    else if (strcmp(old->backend, "cpu") || strcmp(old->precision, "fp32"))
+        rc = ks_error_set(err, "%s was begun on %s in %s, this run is on cpu in fp32: name another output.file", job->output,
+                          old->backend, old->precision);
+    r->rows = old->batch_rows;
+    ks_store_info_free(old);
+    return rc;
+}
+
+static int look_at_output(run *r, ks_error *err)
+{
+    const char *output = r->setup.job->output;
+    if (check_output(output, err) || match_output(r, err) || ks_resume_open(&r->resume, &r->setup, output, err) ||
+        check_space(r, err))
+        return -1;
+    if (r->resume.foreign)
+        return ks_error_set(err, "%s holds %llu samples that this job does not ask for: name another output.file, or put "
+                            "their values back", output, (unsigned long long)r->resume.foreign);
+    return 0;
+}
+
+/* Rank 0's look at everything; what it decides is sent to the others. */
+static int decide(run *r, ks_error *err)
+{
+    const ks_job *job = r->setup.job;
+    if (job->batch_rows)
+        r->rows = job->batch_rows;
+    int asked = r->rows;
+    if (ks_setup_digest(&r->setup, err) || look_at_output(r, err))
+        return -1;
+    if (asked && r->rows != asked)
+        return ks_error_set(err, "%s: parallel.batch_rows is %d and %s was begun with %d: leave it out or keep it", job->path,
+                            asked, job->output, r->rows);
+    if (!r->rows && ks_setup_choose_rows(&r->setup, r->ops->threads, (double)r->ops->memory_free(r->ops),
+                                         ks_comm_local_size(r->comm), &r->rows, err))
+        return -1;
+    uint64_t points = ks_job_samples(job) / (uint64_t)r->setup.shape[0], done;
+    uint64_t *map = ks_resume_points(&r->resume, &done);
+    struct stat status;
+    r->complete = done == points && !stat(job->output, &status) && stat(r->folder, &status);
+    ks_coordinator_options options = {.points = points, .done = map, .workers = ks_comm_size(r->comm)};
+    r->coordinator = ks_coordinator_new(&options, err);
+    free(map);
+    return r->coordinator ? 0 : -1;
+}
+
+static int share_decisions(run *r, ks_error *err)
+{
+    struct {
+        int64_t rows, complete;
+    } told = {r->rows, r->complete};
+    if (ks_setup_share(&r->setup, r->comm, err) || ks_comm_broadcast(r->comm, &told, sizeof told, 0, err))
+        return -1;
+    r->rows = (int)told.rows;
+    r->complete = told.complete != 0;
+    return 0;
+}
+
+static int open_job(run *r, ks_error *err)
+{
+    ks_job *job = ks_job_from_source(&r->options->job, err);
+    if (!job || ks_setup_open(&r->setup, job, err))
+        return -1;
+    r->folder = ks_format("%s.d", job->output);
+    int threads = r->options->threads;
+    if (!threads) {
+        threads = ks_threads_available() / ks_comm_local_size(r->comm);
+        threads = threads > 0 ? threads : 1;
+    }
+    r->ops = ks_ops_cpu(threads, err);
+    return r->ops ? 0 : -1;
+}
+
+/* Rows of a shard are flushed together, at the latest after a few seconds. */
+static int flush_shard(run *r, bool now, ks_error *err)
+{
+    enum { FLUSH_SECONDS = 2 };
+    if (!r->unflushed_since || (!now && ks_seconds() - r->unflushed_since < FLUSH_SECONDS))
+        return 0;
+    r->unflushed_since = 0;
+    return ks_shard_flush(r->shard, err);
+}
+
+static int append_rows(run *r, const ks_rendered *result, ks_error *err)
+{
+    const int *s = r->setup.shape;
+    size_t latent = (size_t)s[1] * (size_t)s[2] * (size_t)s[3], image = (size_t)s[2] * (size_t)s[3] * 64 * 3;
+    if (!r->shard && !(r->shard = ks_shard_create(r->folder, &r->record.info, err)))
+        return -1;
+    for (int b = 0; b < s[0]; b++) {
+        ks_row row = ks_record_row(&r->setup, result->point * (uint64_t)s[0] + (uint64_t)b, result->nfe, result->error != NULL);
+        const float *values = result->error ? NULL : result->latent + latent * (size_t)b;
+        const uint8_t *rgb = result->error || !result->rgb ? NULL : result->rgb + image * (size_t)b;
+        if (ks_shard_append(r->shard, &row, values, rgb, err))
+            return -1;
+    }
+    if (!r->unflushed_since)
+        r->unflushed_since = ks_seconds();
+    return flush_shard(r, false, err);
+}
+
+static int run_next(void *self, uint64_t *point)
+{
+    run *r = self;
+    return ks_worker_next(r->worker, point);
+}
+
+static int run_done(void *self, const ks_rendered *result, ks_error *err)
+{
+    run *r = self;
+    ks_engine_stats stats;
+    ks_renderer_stats(r->renderer, &stats);
+    if (result->error)
+        ks_log_warn("sample %llu failed: %s", (unsigned long long)(result->point * (uint64_t)r->setup.shape[0]), result->error);
+    if (append_rows(r, result, err))
+        return -1;
+    return ks_worker_done(r->worker, result->point, result->error != NULL, (double)stats.rows, (double)stats.rows_saved, err);
+}
+
+static void show_progress(run *r, bool end)
+{
+    if (!r->coordinator)
+        return;
+    ks_progress p;
+    double rows, saved, now = ks_seconds();
+    ks_coordinator_progress(r->coordinator, now, &p);
+    ks_worker_rows(r->worker, &rows, &saved);
+    (end ? ks_progress_end : ks_progress_show)(&r->line, &p, r->setup.shape[0], rows, ks_comm_size(r->comm), now);
+}
+
+/* After the first network call: what the slowest point of the sweep will take at this pace. */
+static int tell_pace(run *r, ks_error *err)
+{
+    ks_engine_stats stats;
+    ks_renderer_stats(r->renderer, &stats);
+    if (r->pace_told || !stats.calls)
+        return 0;
+    r->pace_told = true;
+    const ks_job *job = r->setup.job;
+    int steps = 1, evaluations = 1;
+    for (int i = 0; i < job->steps_count; i++)
+        steps = job->steps[i] > steps ? job->steps[i] : steps;
+    for (int i = 0; i < job->samplers; i++) {
+        int e = ks_sampler_at(job->sampler[i])->evaluations;
+        evaluations = e > evaluations ? e : evaluations;
+    }
+    double calls = (double)steps * evaluations * ceil((double)ks_setup_rows_per_call(&r->setup) / r->rows);
+    return ks_worker_expect(r->worker, calls * stats.network_seconds / (double)stats.calls, err);
+}
+
+static int run_poll(void *self, bool idle, bool *finished, ks_error *err)
+{
+    run *r = self;
+    int rc = ks_worker_poll(r->worker, idle, finished, err);
+    if (!r->dry) {
+        r->dry = ks_worker_dry(r->worker);
+        ks_renderer_stats(r->renderer, &r->full);
+    }
+    show_progress(r, false);
+    if (rc == 0 && tell_pace(r, err))
+        return -1;
+    if (rc == 0 && r->shard && flush_shard(r, false, err))
+        return -1;
+    return rc;
+}
+
+/* The engine starts when the first lease is there, so that its first call is full. */
+static int wait_for_lease(run *r, ks_error *err)
+{
+    int rc = 0;
+    bool finished = false;
+    while (!rc && !ks_worker_ready(r->worker))
+        rc = ks_worker_poll(r->worker, true, &finished, err);
+    return rc;
+}
+
+static int render(run *r, ks_error *err)
+{
+    ks_render_calls calls = {.self = r, .next = run_next, .done = run_done, .poll = run_poll};
+    int rc = wait_for_lease(r, err);
+    if (!rc)
+        rc = ks_renderer_run(r->renderer, &calls, err);
+    if (r->shard) { /* what was rendered is kept, however this ended */
+        ks_error closing = KS_ERROR_NONE;
+        if (ks_shard_close(r->shard, &closing) && rc >= 0) {
+            *err = closing;
+            rc = -1;
+        }
+        r->shard = NULL;
+    }
+    return rc;
+}
+
+/* Room for as many points as fill the rows once, and one more ahead. */
+static int points_in_flight(const run *r)
+{
+    int per_call = ks_setup_rows_per_call(&r->setup);
+    return (r->rows + per_call - 1) / per_call + 1;
+}
+
+/* Everything between the decisions and the collecting; the outcome of the whole run on rank 0. */
+static int render_all(run *r, ks_error *err)
+{
+    r->worker = ks_worker_new(r->comm, r->coordinator, points_in_flight(r));
+    r->renderer = ks_renderer_new(&r->setup, r->ops, r->rows, r->setup.job->images, err);
+    int rc = agree(r, r->renderer ? ks_record_open(&r->record, &r->setup, r->ops, r->rows, err) : -1, err);
+    if (rc)
+        return rc;
+    r->begun = true;
+    ks_worker_catch_signals();
+    ks_progress_start(&r->line, r->options->quiet, r->options->log_seconds);
+    double began = ks_seconds();
+    int own = render(r, err);
+    ks_error ending = KS_ERROR_NONE;
+    int all = ks_worker_end(r->worker, own, own < 0 ? &ending : err);
+    r->summary->rendering_seconds = ks_seconds() - began;
+    if (own < 0 && !is_root(r))
+        ks_error_wrap(err, "rank %d", ks_comm_rank(r->comm));
+    if (is_root(r))
+        show_progress(r, true);
+    return own < 0 ? -1 : all;
+}
+
+static int collect(run *r, ks_error *err)
+{
+    r->record.info.end_time = (double)time(NULL);
+    ks_resume_close(&r->resume);
+    if (ks_resume_open(&r->resume, &r->setup, r->setup.job->output, err))
+        return -1;
+    return ks_store_collect(r->setup.job->output, &r->record.info, ks_record_collect_mode(&r->setup), ks_resume_index,
+                            &r->resume, err);
+}
+
+/* Collective: fills rank 0's summary with what all ranks did. */
+static int summarise(run *r, ks_error *err)
+{
+    ks_engine_stats s;
+    ks_renderer_stats(r->renderer, &s);
+    double decoding = ks_renderer_decode_seconds(r->renderer);
+    double sums[7] = {(double)s.rows, (double)s.rows_saved, (double)r->full.rows, (double)r->full.slots, s.network_seconds,
+                      s.other_seconds - decoding, decoding};
+    if (ks_comm_sum(r->comm, sums, 7, err))
+        return -1;
+    r->summary->rows = sums[0];
+    r->summary->rows_saved = sums[1];
+    r->summary->rows_filled = sums[3] > 0 ? sums[2] / sums[3] : 1;
+    double all = sums[4] + sums[5] + sums[6];
+    r->summary->decoding = all > 0 ? sums[6] / all : 0;
+    r->summary->outside_network = all > 0 ? sums[5] / all : 0;
+    if (!r->coordinator)
+        return 0;
+    ks_progress p;
+    ks_coordinator_progress(r->coordinator, ks_seconds(), &p);
+    uint64_t batch = (uint64_t)r->setup.shape[0];
+    r->summary->rendered = p.done * batch;
+    r->summary->failed = p.failed * batch;
+    r->summary->done_before = p.done_before * batch;
+    return 0;
+}
+
+static void name_output(run *r)
+{
+    const ks_job *job = r->setup.job;
+    ks_run_summary *s = r->summary;
+    strncpy(s->output, job->output, sizeof s->output - 1);
+    s->samples = ks_job_samples(job);
+    s->rank = ks_comm_rank(r->comm);
+    s->ranks = ks_comm_size(r->comm);
+}
+
+/* After the rendering, whatever came of it: rank 0 collects and lets the others go. The run's outcome. */
+static int end_together(run *r, int rc, ks_error *err)
+{
+    ks_error other = KS_ERROR_NONE;
+    if (is_root(r)) {
+        if (rc == 0 && collect(r, err))
+            rc = -1;
+        if (ks_worker_release(r->worker, rc, rc < 0 ? &other : err))
+            return -1;
+    } else if (ks_worker_wait(r->worker, &rc, rc < 0 ? &other : err)) {
+        return -1;
+    }
+    return summarise(r, rc < 0 ? &other : err) ? -1 : rc;
+}
+
+/* Collective. 0 done, 1 stopped, -1 failed. */
+static int run_job(run *r, ks_error *err)
+{
+    if (agree(r, open_job(r, err), err) || agree(r, is_root(r) ? decide(r, err) : 0, err) || share_decisions(r, err))
+        return -1;
+    name_output(r);
+    if (r->complete) {
+        r->summary->done_before = r->resume.done;
+        return 0;
+    }
+    int rc = render_all(r, err);
+    return r->begun ? end_together(r, rc, err) : rc;
+}
+
+static void run_close(run *r)
+{
+    ks_record_close(&r->record);
+    ks_renderer_free(r->renderer);
+    ks_worker_free(r->worker);
+    ks_coordinator_free(r->coordinator);
+    ks_resume_close(&r->resume);
+    ks_setup_close(&r->setup);
+    if (r->ops)
+        r->ops->free(r->ops);
+    free(r->folder);
+}
+
+int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err)
+{
+    *summary = (ks_run_summary){0};
+    run r = {.options = options, .summary = summary, .started = ks_seconds()};
+    r.comm = ks_comm_start(err);
+    if (!r.comm)
+        return KS_EXIT_BAD_INPUT;
+    if (ks_comm_size(r.comm) > 1)
+        ks_log_set_rank(ks_comm_rank(r.comm));
+    int rc = run_job(&r, err);
+    summary->seconds = ks_seconds() - r.started;
+    run_close(&r);
+    ks_comm_end(r.comm);
+    if (rc < 0)
+        return KS_EXIT_BAD_INPUT;
+    return rc ? KS_EXIT_RESUMABLE : summary->failed ? KS_EXIT_SOME_FAILED : KS_EXIT_DONE;
+}

@@ -1,0 +1,210 @@
+#include "cluster/setup.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "model/model.h"
+#include "model/tokenizer.h"
+
+enum { CELL = 8, ROWS_AT_LEAST = 8, ROWS_AT_MOST = 64 };
+
+static bool uses_text(const ks_conditioning *values, int count)
+{
+    for (int i = 0; i < count; i++) {
+        for (int k = 0; k < values[i].count; k++) {
+            if (values[i].item[k].text)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* "auto" gives way to what the model file says, so that keys tell what was really used. */
+static void resolve_prediction(ks_job *job, ks_model_config *config)
+{
+    if (!strcmp(job->prediction, "auto"))
+        strcpy(job->prediction, config->prediction == KS_PREDICT_V ? "v" : "eps");
+    config->prediction = strcmp(job->prediction, "v") ? KS_PREDICT_EPS : KS_PREDICT_V;
+    if (!job->zsnr_given)
+        job->zsnr = config->zsnr;
+    config->zsnr = job->zsnr;
+}
+
+/* What the job asks of the model file beside its UNet. */
+static int check_parts(ks_setup *s, ks_error *err)
+{
+    const ks_job *job = s->job;
+    s->texts = uses_text(job->positive, job->positives) || uses_text(job->negative, job->negatives);
+    if (job->images && !s->config.vae.present)
+        return ks_error_set(err, "%s: output.images: %s holds no VAE decoder (first_stage_model.*); set images to false",
+                            job->path, job->model);
+    if (s->texts && s->config.text.present && !(s->tokenizer = ks_tokenizer_find(job->model, err)))
+        return -1;
+    return 0;
+}
+
+int ks_setup_open(ks_setup *s, ks_job *job, ks_error *err)
+{
+    *s = (ks_setup){.job = job};
+    s->file = ks_safetensors_open(job->model, err);
+    if (!s->file || ks_model_detect(s->file, &s->config, err))
+        return ks_error_wrap(err, "%s: model", job->path);
+    resolve_prediction(job, &s->config);
+    ks_model_sampling_init(&s->sampling, s->config.prediction, s->config.zsnr, s->config.linear_start,
+                           s->config.linear_end);
+    if (check_parts(s, err))
+        return -1;
+    s->latents = ks_input_latents_new(job, s->config.unet.in_channels, err);
+    if (!s->latents)
+        return -1;
+    ks_input_latents_shape(s->latents, s->shape);
+    s->conditions = ks_conditions_new(&s->config, CELL * s->shape[2], CELL * s->shape[3]);
+    return 0;
+}
+
+static int add_file(ks_hasher *h, const char *folder, const char *name, ks_error *err)
+{
+    char *path = ks_format("%s/%s", folder, name);
+    ks_map map;
+    int rc = ks_map_open(path, &map, err);
+    if (!rc) {
+        ks_hasher_add(h, map.data, map.size);
+        ks_map_close(&map);
+    }
+    free(path);
+    return rc;
+}
+
+/* Weights, what the JSON beside them says, and the tokenizer's files. */
+static int digest_model(ks_setup *s, ks_error *err)
+{
+    size_t size;
+    const void *bytes = ks_safetensors_bytes(s->file, &size);
+    if (ks_sha256(bytes, size, s->sha256, err))
+        return ks_error_wrap(err, "%s", s->job->model);
+    const ks_model_config *c = &s->config;
+    ks_hasher *h = ks_hasher_new();
+    ks_hasher_add_text(h, s->sha256);
+    ks_hasher_add_u64(h, (uint64_t)c->unet.heads);
+    ks_hasher_add_u64(h, (uint64_t)c->unet.head_channels);
+    ks_hasher_add_u64(h, (uint64_t)c->text.heads);
+    ks_hasher_add_u64(h, c->text.quick_gelu);
+    ks_hasher_add_f64(h, c->latent_scale_factor);
+    ks_hasher_add_f64(h, c->linear_start);
+    ks_hasher_add_f64(h, c->linear_end);
+    int rc = 0;
+    if (s->tokenizer)
+        rc = add_file(h, s->tokenizer, "vocab.json", err) || add_file(h, s->tokenizer, "merges.txt", err) ? -1 : 0;
+    s->digests.model = ks_hasher_end(h);
+    return rc;
+}
+
+static int digest_side(ks_setup *s, const char *axis, const ks_conditioning *values, int count, ks_hash128 *out,
+                       ks_error *err)
+{
+    for (int i = 0; i < count; i++) {
+        if (ks_conditions_digest(s->conditions, &values[i], &out[i], err))
+            return ks_error_wrap(err, "%s: %s[%d]", s->job->path, axis, i);
+    }
+    return 0;
+}
+
+static void digest_memory(ks_setup *s)
+{
+    const ks_job *job = s->job;
+    size_t count = (size_t)job->positives + (size_t)job->negatives + (size_t)job->latents;
+    s->digest_memory = ks_calloc(count, sizeof *s->digest_memory);
+    s->digests.positive = s->digest_memory;
+    s->digests.negative = s->digest_memory + job->positives;
+    s->digests.latent = s->digest_memory + job->positives + job->negatives;
+}
+
+int ks_setup_check(ks_setup *s, ks_error *err)
+{
+    const ks_job *job = s->job;
+    digest_memory(s);
+    ks_hash128 *out = s->digest_memory;
+    if (digest_side(s, "positive", job->positive, job->positives, out, err) ||
+        digest_side(s, "negative", job->negative, job->negatives, out + job->positives, err))
+        return -1;
+    for (int i = 0; i < job->latents; i++) {
+        if (ks_input_latents_digest(s->latents, i, out + job->positives + job->negatives + i, err))
+            return ks_error_wrap(err, "%s: latent_image[%d]", job->path, i);
+    }
+    return 0;
+}
+
+int ks_setup_digest(ks_setup *s, ks_error *err)
+{
+    return ks_setup_check(s, err) || digest_model(s, err) ? -1 : 0;
+}
+
+int ks_setup_share(ks_setup *s, ks_comm *comm, ks_error *err)
+{
+    const ks_job *job = s->job;
+    if (!s->digest_memory)
+        digest_memory(s);
+    uint64_t count = (uint64_t)job->positives + (uint64_t)job->negatives + (uint64_t)job->latents;
+    return ks_comm_broadcast(comm, s->digest_memory, count * sizeof *s->digest_memory, 0, err) ||
+                   ks_comm_broadcast(comm, &s->digests.model, sizeof s->digests.model, 0, err) ||
+                   ks_comm_broadcast(comm, s->sha256, sizeof s->sha256, 0, err)
+               ? -1
+               : 0;
+}
+
+void ks_setup_close(ks_setup *s)
+{
+    ks_conditions_free(s->conditions);
+    ks_input_latents_free(s->latents);
+    ks_safetensors_close(s->file);
+    free(s->digest_memory);
+    free(s->tokenizer);
+    ks_job_free(s->job);
+    *s = (ks_setup){0};
+}
+
+static int most_items(const ks_conditioning *values, int count)
+{
+    int most = 0;
+    for (int i = 0; i < count; i++)
+        most = values[i].count > most ? values[i].count : most;
+    return most;
+}
+
+int ks_setup_rows_per_call(const ks_setup *s)
+{
+    const ks_job *job = s->job;
+    bool guided = false;
+    for (int i = 0; i < job->cfgs; i++)
+        guided |= fabs(job->cfg[i] - 1.0) > 1e-9;
+    int items = most_items(job->positive, job->positives) + (guided ? most_items(job->negative, job->negatives) : 0);
+    return items * s->shape[0];
+}
+
+double ks_setup_weight_bytes(const ks_setup *s)
+{
+    return 4.0 * (double)s->config.parameters;
+}
+
+double ks_setup_row_bytes(const ks_setup *s)
+{
+    return ks_unet_activation_bytes(&s->config.unet, s->shape[2], s->shape[3], (int)sizeof(float));
+}
+
+int ks_setup_choose_rows(const ks_setup *s, int threads, double memory_free, int ranks, int *rows, ks_error *err)
+{
+    double calls = (double)ks_job_samples(s->job) / s->shape[0];
+    double wanted = threads > ROWS_AT_LEAST ? threads : ROWS_AT_LEAST;
+    double useful = calls * ks_setup_rows_per_call(s);
+    double share = memory_free / ranks - ks_setup_weight_bytes(s);
+    double fitting = floor(0.7 * share / ks_setup_row_bytes(s));
+    if (fitting < 1)
+        return ks_error_set(err, "the model needs %.1f GiB and each row of %d x %d pixels %.1f GiB more; %.1f GiB of memory are "
+                            "free for each of the %d ranks on this node", ks_setup_weight_bytes(s) / 0x1p30,
+                            CELL * s->shape[3], CELL * s->shape[2], ks_setup_row_bytes(s) / 0x1p30,
+                            memory_free / ranks / 0x1p30, ranks);
+    *rows = (int)fmax(1, fmin(fmin(wanted, ROWS_AT_MOST), fmin(useful, fitting)));
+    return 0;
+}

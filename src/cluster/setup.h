@@ -1,0 +1,59 @@
+/* Everything a job names, opened and checked before anything is rendered. */
+#ifndef KS_CLUSTER_SETUP_H
+#define KS_CLUSTER_SETUP_H
+
+#include <stdbool.h>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "cluster/comm.h"
+#include "cluster/conditions.h"
+#include "cluster/latents.h"
+#include "job/job.h"
+#include "ksweep/ksweep.h"
+#include "model/config.h"
+#include "model/safetensors.h"
+#include "sampling/schedule.h"
+
+typedef struct ks_setup {
+    ks_job *job; /* prediction and zsnr resolved, batch set */
+    ks_safetensors *file;
+    ks_model_config config;
+    ks_model_sampling sampling;
+    char sha256[KS_SHA256_HEX];
+    char *tokenizer; /* folder; NULL when no text is used */
+    bool texts;      /* some conditioning is a text */
+    ks_input_latents *latents;
+    int shape[4]; /* [batch, channels, height, width] of a KSampler call's latent */
+    ks_conditions *conditions;
+    ks_job_digests digests;
+    ks_hash128 *digest_memory;
+} ks_setup;
+
+/* Opens the job's model, latents and conditionings; takes the job over (also on failure). Only looks at shapes and names: no
+ * contents are read beyond input latents. */
+int ks_setup_open(ks_setup *s, ks_job *job, ks_error *err);
+
+/* Reads every conditioning and latent from its file, holds it against the model and makes its digest. */
+int ks_setup_check(ks_setup *s, ks_error *err);
+
+/* The same, and the model's digest: all that keys depend on. */
+int ks_setup_digest(ks_setup *s, ks_error *err);
+
+/* Collective: hands rank 0's digests to the other ranks. */
+int ks_setup_share(ks_setup *s, ks_comm *comm, ks_error *err);
+
+void ks_setup_close(ks_setup *s);
+
+/* Network rows that one KSampler call asks for at once: the most over the sweep. */
+int ks_setup_rows_per_call(const ks_setup *s);
+
+/* Rows of a network call for this sweep, from its size, the CPUs and free memory. ranks: on this node. Fails when not even one
+ * row fits. */
+int ks_setup_choose_rows(const ks_setup *s, int threads, double memory_free, int ranks, int *rows, ks_error *err);
+
+/* Bytes of the model's weights at 4 bytes each, and of one row's activations. */
+double ks_setup_weight_bytes(const ks_setup *s);
+double ks_setup_row_bytes(const ks_setup *s);
+
+#endif

@@ -1,0 +1,57 @@
+/* A rank's part in a run: points from the coordinator, messages between network calls, an orderly stop.
+ *
+ * Rank 0 holds the coordinator and is a worker like the others; it answers between its own network calls, so every worker
+ * asks for its next lease before the last one is used up. */
+#ifndef KS_CLUSTER_WORKER_H
+#define KS_CLUSTER_WORKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "cluster/comm.h"
+#include "cluster/coordinator.h"
+
+typedef struct ks_worker ks_worker;
+
+/* coordinator: on rank 0, else NULL. room: points this rank can have in flight at once. */
+ks_worker *ks_worker_new(ks_comm *comm, ks_coordinator *coordinator, int room);
+void ks_worker_free(ks_worker *w);
+
+/* Next point to render: 1 given, 0 none now. */
+int ks_worker_next(ks_worker *w, uint64_t *point);
+
+/* A point has ended. rows, saved: network rows of this rank so far. */
+int ks_worker_done(ks_worker *w, uint64_t point, bool failed, double rows, double saved, ks_error *err);
+
+/* Tells, before the first point has ended, how long one will take: the deadlines of leases are stretched to it. */
+int ks_worker_expect(ks_worker *w, double point_seconds, ks_error *err);
+
+/* Between network calls: takes and answers messages, asks for leases, minds signals. 0 go on, 1 stop, -1 error. idle: nothing is in
+ * flight, so it may sleep a little. *finished: no work will come any more. */
+int ks_worker_poll(ks_worker *w, bool idle, bool *finished, ks_error *err);
+
+/* Tells that this rank's rendering has ended (outcome: 0 done, 1 stopped, -1 failed). Rank 0 then serves the others until all
+ * have ended, and gets the worst outcome of all; other ranks get their own back. */
+int ks_worker_end(ks_worker *w, int outcome, ks_error *err);
+
+/* Rank 0, when all is collected: lets the others go with the run's outcome. */
+int ks_worker_release(ks_worker *w, int outcome, ks_error *err);
+
+/* Other ranks: wait for that, asleep most of the time. */
+int ks_worker_wait(ks_worker *w, int *outcome, ks_error *err);
+
+/* True once the first lease has come or there is none. For starting full. */
+bool ks_worker_ready(const ks_worker *w);
+
+/* True from the moment that this rank's queue is empty and no more leases are to be had at once. */
+bool ks_worker_dry(const ks_worker *w);
+
+/* Rank 0: rows computed and saved by all ranks as far as they have told. */
+void ks_worker_rows(const ks_worker *w, double *rows, double *saved);
+
+/* SIGTERM, SIGINT and SIGUSR1 ask for a stop from now on; a second SIGINT ends the process. */
+void ks_worker_catch_signals(void);
+bool ks_worker_signalled(void);
+
+#endif

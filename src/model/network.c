@@ -1,0 +1,209 @@
+/* Network calls: their plan, and one call from the engine's rows to the UNet. */
+#include <stdlib.h>
+
+#include "model/internal.h"
+
+/* --- planning --- */
+
+static size_t array_bytes(int rows)
+{
+    return (size_t)rows * (3 * sizeof(float *) + 3 * sizeof(float) + sizeof(int32_t));
+}
+
+/* The arrays' places in memory of array_bytes(rows): the pointers first. */
+static void lay_out(ks_call_arrays *a, char *memory, int rows)
+{
+    a->x = (const float **)memory;
+    a->out = (float **)memory + rows;
+    a->label = (const float **)memory + 2 * (size_t)rows;
+    a->scale = (float *)(a->label + rows);
+    a->one = a->scale + rows;
+    a->timestep = a->one + rows;
+    a->slot = (int32_t *)(a->timestep + rows);
+}
+
+/* Room for the arrays of so many rows. What is queued may still read the old ones: waits first. */
+static int make_arrays(ks_model *m, int rows, ks_error *err)
+{
+    if (rows <= m->capacity)
+        return 0;
+    if (m->device && m->ops->sync(m->ops, err) != 0)
+        return -1;
+    ks_release(m->ops, m->device);
+    free(m->host);
+    size_t bytes = array_bytes(rows);
+    m->capacity = 0;
+    m->device = NULL;
+    m->host = calloc(1, bytes);
+    if (!m->host)
+        return ks_error_set(err, "no memory for the arguments of %d rows", rows);
+    m->device = m->ops->alloc(m->ops, bytes, err);
+    if (!m->device)
+        return -1;
+    lay_out(&m->host_arrays, m->host, rows);
+    lay_out(&m->device_arrays, m->device, rows);
+    m->array_bytes = bytes;
+    m->capacity = rows;
+    return 0;
+}
+
+/* As many slots as let two calls' conditionings stay, within a quarter of the free memory; never
+ * fewer than a call may need. */
+static int choose_slots(const ks_model *m, int rows, int tokens)
+{
+    size_t slot = ks_kv_slot_bytes(&m->unet, m->ops, tokens);
+    size_t free_bytes = m->ops->memory_free(m->ops);
+    size_t fit = slot ? free_bytes / 4 / slot : (size_t)rows;
+    int wish = 2 * rows + 2;
+    if (fit >= (size_t)wish)
+        return wish;
+    return fit > (size_t)rows ? (int)fit : rows;
+}
+
+/* A pool with room for every row's conditioning and the longest of them all. Another one is made
+ * when that has grown; the conditionings are computed into it as they are used. */
+static int make_pool(ks_model *m, int rows, ks_error *err)
+{
+    enum { USUAL_TOKENS = 77 };
+    int tokens = m->longest > USUAL_TOKENS ? m->longest : USUAL_TOKENS;
+    if (m->pool.memory && rows <= m->pool.slots && tokens <= m->pool.tokens)
+        return 0;
+    if (m->pool.memory && m->ops->sync(m->ops, err) != 0)
+        return -1;
+    ks_kv_pool_free(&m->pool);
+    if (ks_kv_pool_init(&m->pool, &m->unet, m->ops, choose_slots(m, rows, tokens), tokens, err) !=
+        0) {
+        ks_kv_pool_free(&m->pool);
+        return -1;
+    }
+    return 0;
+}
+
+/* Refuses a plan whose activations cannot fit, before the first call finds out. */
+static int check_memory(ks_model *m, int rows, int height, int width, ks_error *err)
+{
+    const double mib = 1024.0 * 1024.0;
+    double need = rows * ks_unet_activation_bytes(&m->config.unet, height, width,
+                                                  (int)ks_element_size(m->ops));
+    double room = (double)m->ops->memory_free(m->ops) + m->reserved;
+    if (need > room)
+        return ks_error_set(
+            err,
+            "%d rows of %d x %d latents need about %.0f MiB for activations and %.0f MiB are free: "
+            "use fewer batch rows or a smaller latent",
+            rows, width, height, need / mib, room / mib);
+    if (need > m->reserved)
+        m->reserved = need;
+    return 0;
+}
+
+int ks_model_plan(ks_model *m, int rows, int height, int width, ks_error *err)
+{
+    if (rows < 1 || height < 1 || width < 1)
+        return ks_error_set(err, "a plan of %d rows of %d x %d latents; all must be at least 1",
+                            rows, width, height);
+    if (check_memory(m, rows, height, width, err) != 0)
+        return -1;
+    m->rows = 0; /* until all of the new plan is there */
+    if (make_arrays(m, rows, err) != 0 || make_pool(m, rows, err) != 0)
+        return -1;
+    m->rows = rows;
+    m->height = height;
+    m->width = width;
+    return 0;
+}
+
+/* --- calls --- */
+
+/* Fills the host's arrays and brings every row's conditioning into a slot. */
+static int describe(ks_model *m, const ks_net_row *row, int n, ks_error *err)
+{
+    ks_call_arrays *a = &m->host_arrays;
+    if (make_pool(m, m->rows, err) != 0)
+        return -1;
+    ks_kv_pool_begin(&m->pool);
+    for (int i = 0; i < n; i++) {
+        int slot = ks_kv_pool_slot(&m->pool, &row[i].cond->source);
+        a->x[i] = row[i].x;
+        a->out[i] = row[i].out;
+        a->label[i] =
+            m->pool.label ? m->pool.label + (size_t)slot * (size_t)m->unet.embedding : NULL;
+        a->scale[i] = row[i].scale;
+        a->one[i] = 1;
+        a->timestep[i] = (float)row[i].timestep;
+        a->slot[i] = slot;
+    }
+    return 0;
+}
+
+int ks_model_rows(ks_model *m, const ks_net_row *row, int n, ks_error *err)
+{
+    if (m->rows == 0)
+        return ks_error_set(err, "a network call before its shape was planned");
+    if (n < 1 || n > m->rows)
+        return ks_error_set(err, "a network call of %d rows where 1 to %d were planned", n,
+                            m->rows);
+    if (describe(m, row, n, err) != 0)
+        return -1;
+    const ks_call_arrays *a = &m->device_arrays;
+    m->ops->upload(m->ops, m->device, m->host, m->array_bytes);
+    for (int i = 0; i < m->unet.kv_layers; i++)
+        m->pool.kv[i].row = a->slot;
+    ks_unet_call call = {
+        .n = n,
+        .height = m->height,
+        .width = m->width,
+        .x = a->x,
+        .out = a->out,
+        .scale = a->scale,
+        .timestep = a->timestep,
+        .label = a->label,
+        .one = a->one,
+        .kv = m->pool.kv,
+    };
+    ks_unet_run(&m->unet, m->ops, &call);
+    return 0;
+}
+
+/* n rows of device latents x to out. */
+static int forward_rows(ks_model *m, const float *x, float *out, const int *timesteps,
+                        ks_cond *const *conds, int n, ks_error *err)
+{
+    size_t cells = (size_t)m->height * (size_t)m->width;
+    size_t in = cells * (size_t)m->config.unet.in_channels,
+           made = cells * (size_t)m->config.unet.out_channels;
+    ks_net_row *row = calloc((size_t)n, sizeof *row);
+    if (!row)
+        return ks_error_set(err, "no memory for %d rows", n);
+    for (int i = 0; i < n; i++)
+        row[i] =
+            (ks_net_row){x + (size_t)i * in, 1, timesteps[i], conds[i], out + (size_t)i * made};
+    int result = ks_model_rows(m, row, n, err);
+    free(row);
+    return result;
+}
+
+int ks_model_forward(ks_model *m, const float *x, const int *timesteps, ks_cond *const *conds,
+                     int n, int height, int width, float *out, ks_error *err)
+{
+    ks_ops *ops = m->ops;
+    size_t cells = (size_t)n * (size_t)height * (size_t)width;
+    size_t in = cells * (size_t)m->config.unet.in_channels * sizeof(float);
+    size_t made = cells * (size_t)m->config.unet.out_channels * sizeof(float);
+    if (ks_model_plan(m, n > m->rows ? n : m->rows, height, width, err) != 0)
+        return -1;
+    int result = -1;
+    float *device_x = ops->alloc(ops, in, err);
+    float *device_out = device_x ? ops->alloc(ops, made, err) : NULL;
+    if (!device_out)
+        goto cleanup;
+    ops->upload(ops, device_x, x, in);
+    if (forward_rows(m, device_x, device_out, timesteps, conds, n, err) != 0)
+        goto cleanup;
+    ops->download(ops, out, device_out, made);
+    result = ops->sync(ops, err);
+cleanup:
+    ks_release(ops, device_out);
+    ks_release(ops, device_x);
+    return result;
+}

@@ -1,0 +1,167 @@
+/* Parameters from a file, by name. */
+#include "model/weights.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+ks_name ks_join(const char *base, const char *format, ...)
+{
+    ks_name name;
+    int n = snprintf(name.text, sizeof name.text, "%s", base);
+    if (n < 0 || n >= (int)sizeof name.text)
+        return name;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name.text + n, sizeof name.text - (size_t)n, format, args);
+    va_end(args);
+    return name;
+}
+
+void *ks_loader_alloc(ks_loader *l, size_t count, size_t size)
+{
+    if (l->failed)
+        return NULL;
+    void *memory = calloc(count ? count : 1, size);
+    if (!memory) {
+        l->failed = true;
+        ks_error_set(l->err, "%s: no memory for the model's description",
+                     ks_safetensors_path(l->st));
+    }
+    return memory;
+}
+
+/* Keeps a parameter for ks_weight_list_free; a NULL from the backend is the loader's failure (err
+ * is set). */
+static ks_weight *keep(ks_loader *l, const char *name, ks_weight *w)
+{
+    if (!w) {
+        ks_error_wrap(l->err, "%s: tensor %s", ks_safetensors_path(l->st), name);
+        l->failed = true;
+        return NULL;
+    }
+    ks_weight_list *list = l->list;
+    if (list->count == list->capacity) {
+        int capacity = list->capacity ? 2 * list->capacity : 256;
+        ks_weight **item = realloc(list->item, (size_t)capacity * sizeof(ks_weight *));
+        if (!item) {
+            l->ops->weight_free(l->ops, w);
+            ks_error_set(l->err, "%s: no memory for the list of tensors",
+                         ks_safetensors_path(l->st));
+            l->failed = true;
+            return NULL;
+        }
+        list->item = item;
+        list->capacity = capacity;
+    }
+    list->item[list->count++] = w;
+    return w;
+}
+
+static void print_shape(char *text, size_t size, int rank, const int64_t *shape)
+{
+    int n = snprintf(text, size, "[");
+    for (int i = 0; i < rank && n >= 0 && (size_t)n < size; i++)
+        n += snprintf(text + n, size - (size_t)n, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (n >= 0 && (size_t)n < size)
+        snprintf(text + n, size - (size_t)n, "]");
+}
+
+/* The tensor's view, if it has exactly this shape. */
+static bool get(ks_loader *l, const char *name, int rank, const int64_t *shape, ks_view *view)
+{
+    if (l->failed)
+        return false;
+    if (ks_safetensors_get(l->st, name, view, l->err) != 0) {
+        l->failed = true;
+        return false;
+    }
+    bool same = view->rank == rank;
+    for (int i = 0; same && i < rank; i++)
+        same = view->shape[i] == shape[i];
+    if (!same) {
+        char is[96], must[96];
+        print_shape(is, sizeof is, view->rank, view->shape);
+        print_shape(must, sizeof must, rank, shape);
+        ks_error_set(l->err, "%s: tensor %s has shape %s where the network needs %s",
+                     ks_safetensors_path(l->st), name, is, must);
+        l->failed = true;
+    }
+    return same;
+}
+
+/* A matrix [out, in]; a 1x1 convolution's is read as one. */
+static bool get_matrix(ks_loader *l, const char *name, int in, int out, ks_view *view)
+{
+    if (l->failed)
+        return false;
+    const int64_t shape[4] = {out, in, 1, 1};
+    bool convolution = ks_safetensors_find(l->st, name, view) == 1 && view->rank == 4;
+    if (!get(l, name, convolution ? 4 : 2, shape, view))
+        return false;
+    view->rank = 2;
+    return true;
+}
+
+ks_weight *ks_load_fused(ks_loader *l, int parts, const ks_name *modules, int in, const int *out,
+                         bool bias)
+{
+    ks_view *view = ks_loader_alloc(l, 2 * (size_t)parts, sizeof *view);
+    if (!view)
+        return NULL;
+    ks_weight *w = NULL;
+    for (int i = 0; i < parts; i++) {
+        int64_t shape = out[i];
+        get_matrix(l, ks_join(modules[i].text, ".weight").text, in, out[i], &view[i]);
+        if (bias)
+            get(l, ks_join(modules[i].text, ".bias").text, 1, &shape, &view[parts + i]);
+    }
+    if (!l->failed)
+        w = keep(l, modules[0].text,
+                 l->ops->weight(l->ops, parts, view, bias ? view + parts : NULL, l->err));
+    free(view);
+    return w;
+}
+
+ks_weight *ks_load_linear(ks_loader *l, const char *module, int in, int out, bool bias)
+{
+    ks_name name = ks_join(module, "%s", "");
+    return ks_load_fused(l, 1, &name, in, &out, bias);
+}
+
+ks_weight *ks_load_conv(ks_loader *l, const char *module, int in, int out, int k)
+{
+    ks_view w, bias;
+    const int64_t shape[4] = {out, in, k, k};
+    if (!get(l, ks_join(module, ".weight").text, 4, shape, &w) ||
+        !get(l, ks_join(module, ".bias").text, 1, shape, &bias))
+        return NULL;
+    return keep(l, module, l->ops->weight(l->ops, 1, &w, &bias, l->err));
+}
+
+ks_weight *ks_load_norm(ks_loader *l, const char *module, int c)
+{
+    ks_view gamma, beta;
+    const int64_t shape = c;
+    if (!get(l, ks_join(module, ".weight").text, 1, &shape, &gamma) ||
+        !get(l, ks_join(module, ".bias").text, 1, &shape, &beta))
+        return NULL;
+    return keep(l, module, l->ops->norm_weight(l->ops, &gamma, &beta, l->err));
+}
+
+ks_weight *ks_load_table(ks_loader *l, const char *name, int count, int c)
+{
+    ks_view view;
+    const int64_t shape[2] = {count, c};
+    if (!get(l, name, 2, shape, &view))
+        return NULL;
+    return keep(l, name, l->ops->table(l->ops, &view, l->err));
+}
+
+void ks_weight_list_free(ks_weight_list *list, ks_ops *ops)
+{
+    for (int i = 0; i < list->count; i++)
+        ops->weight_free(ops, list->item[i]);
+    free(list->item);
+    *list = (ks_weight_list){0};
+}

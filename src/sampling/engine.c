@@ -1,0 +1,427 @@
+#include "sampling/engine.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/file.h"
+#include "sampling/lane.h"
+
+struct ks_engine {
+    ks_ops *ops;
+    int rows;
+    bool sharing;
+    ks_pool pool;
+    ks_vectors vectors;
+    ks_batcher batcher;
+    ks_lane **lane; /* in flight, in the order they started */
+    int lanes, lane_room;
+    ks_lane *unused;
+    ks_net_row *net;              /* [rows] of the call being made */
+    int channels, height, width;  /* of every latent in flight */
+    bool dry;                     /* next() has once given nothing */
+    ks_engine_stats stats;
+};
+
+ks_engine *ks_engine_new(ks_ops *ops, int rows, size_t share_bytes, ks_error *err)
+{
+    if (rows < 1) {
+        ks_error_set(err, "the lane engine cannot make network calls of %d rows; at least 1 is needed", rows);
+        return NULL;
+    }
+    ks_engine *e = ks_calloc(1, sizeof *e);
+    e->ops = ops;
+    e->rows = rows;
+    e->sharing = share_bytes > 0;
+    e->pool.ops = ops;
+    e->batcher.pool = &e->pool;
+    e->batcher.share_bytes = share_bytes;
+    e->net = ks_calloc((size_t)rows, sizeof *e->net);
+    return e;
+}
+
+void ks_engine_stats_get(const ks_engine *engine, ks_engine_stats *stats)
+{
+    *stats = engine->stats;
+}
+
+/* --- rows of a lane --- */
+
+/* The key of the row of latent `item` under condition c: only a lane's first call has one. */
+static ks_hash128 key_of_row(const ks_lane *lane, int item, const ks_net_row *net, const ks_condition *c)
+{
+    struct {
+        ks_hash128 start, cond;
+        int32_t item, timestep;
+        float scale, unused;
+    } all = {.start = lane->start, .cond = c->id, .item = item, .timestep = net->timestep, .scale = net->scale};
+    return ks_hash(&all, sizeof all);
+}
+
+static int request_row(ks_engine *e, ks_lane *lane, int item, const ks_condition *c, ks_error *err)
+{
+    ks_denoise_request *d = &lane->denoise;
+    double sigma = (double)d->sigma;
+    ks_net_row net = {.x = d->x->data + item * lane->item,
+                      .scale = (float)(1 / sqrt(sigma * sigma + 1)),
+                      .timestep = ks_timestep_of_sigma(&lane->model_sampling, d->sigma),
+                      .cond = c->cond};
+    bool keyed = e->sharing && lane->nfe == 0 && lane->start_known && d->x == &lane->tensor[0];
+    ks_hash128 key = keyed ? key_of_row(lane, item, &net, c) : (ks_hash128){{0}};
+    bool saved;
+    ks_row *row = ks_batcher_request(&e->batcher, &net, keyed ? &key : NULL, &saved, err);
+    if (!row)
+        return ks_error_wrap(err, "a row of a network call");
+    d->row[d->rows++] = row;
+    e->stats.rows_saved += saved;
+    return 0;
+}
+
+/* Queues the rows of the lane's denoise request. */
+static int request_rows(ks_engine *e, ks_lane *lane, ks_error *err)
+{
+    ks_guidance_set *g = &lane->guidance;
+    ks_guidance_weigh(g, lane->model_sampling.prediction, lane->denoise.sigma, lane->denoise.uncond != NULL);
+    for (int item = 0; item < lane->call.batch; item++)
+        for (int k = 0; k < g->actives; k++)
+            if (request_row(e, lane, item, &g->condition[g->active[k]], err))
+                return -1;
+    return 0;
+}
+
+static bool rows_done(const ks_lane *lane)
+{
+    for (int i = 0; i < lane->denoise.rows; i++)
+        if (!lane->denoise.row[i]->done)
+            return false;
+    return true;
+}
+
+static void release_rows(ks_engine *e, ks_lane *lane)
+{
+    while (lane->denoise.rows > 0)
+        ks_batcher_release(&e->batcher, lane->denoise.row[--lane->denoise.rows]);
+}
+
+/* Queues one side's estimate for one latent of the lane. */
+static void combine_side(ks_engine *e, const ks_lane *lane, int item, bool negative, ks_tensor *tensor)
+{
+    const ks_guidance_set *g = &lane->guidance;
+    int64_t offset = item * lane->item;
+    float *out = tensor->data + offset;
+    ks_lincomb_op *op = ks_vectors_combine(&e->vectors, out, lane->item);
+    if (g->x_weight[negative] != 0)
+        ks_combine_term(op, g->x_weight[negative], lane->denoise.x->data + offset);
+    for (int k = 0; k < g->actives; k++) {
+        const ks_condition *c = &g->condition[g->active[k]];
+        if (c->negative != negative || c->weight == 0)
+            continue;
+        if (op->terms == KS_LINCOMB_TERMS) {
+            op = ks_vectors_combine(&e->vectors, out, lane->item);
+            ks_combine_term(op, 1, out);
+        }
+        ks_combine_term(op, c->weight, lane->denoise.row[item * g->actives + k]->net.out);
+    }
+}
+
+/* All rows have come: queues what ks_denoise promised. denoised may be x, so it is written last. */
+static void answer_denoise(ks_engine *e, ks_lane *lane)
+{
+    const ks_guidance_set *g = &lane->guidance;
+    ks_tensor *denoised = lane->denoise.denoised, *uncond = lane->denoise.uncond;
+    if (!uncond)
+        uncond = g->evaluated[false] ? &lane->tensor[1] : denoised;
+    for (int item = 0; item < lane->call.batch; item++) {
+        if (g->evaluated[true])
+            combine_side(e, lane, item, true, uncond);
+        if (g->evaluated[false])
+            combine_side(e, lane, item, false, denoised);
+    }
+    if (g->evaluated[false] && g->evaluated[true]) {
+        ks_lincomb_op *op = ks_vectors_combine(&e->vectors, denoised->data, lane->elements);
+        ks_combine_term(op, g->cfg, denoised->data);
+        ks_combine_term(op, 1 - g->cfg, uncond->data);
+    }
+    release_rows(e, lane);
+}
+
+/* Runs the lane until it waits for a network call, a norm, or has ended. */
+static int advance(ks_engine *e, ks_lane *lane, ks_error *err)
+{
+    for (;;) {
+        ks_lane_resume(lane);
+        if (lane->state != KS_LANE_DENOISE)
+            return 0;
+        if (request_rows(e, lane, err))
+            return -1;
+        if (!rows_done(lane))
+            return 0;
+        answer_denoise(e, lane);
+    }
+}
+
+/* --- starting --- */
+
+/* Tells the caller of a call that needs no lane. */
+static int answer_untouched(const ks_engine_calls *calls, const ks_call *call, ks_error *err)
+{
+    size_t floats = (size_t)call->batch * (size_t)call->channels * (size_t)call->height * (size_t)call->width;
+    float *zeros = call->latent ? NULL : ks_calloc(floats, sizeof *zeros);
+    ks_result result = {.tag = call->tag, .latent = call->latent ? call->latent : zeros};
+    int status = calls->done(calls->self, &result, err);
+    free(zeros);
+    return status;
+}
+
+/* The latents in flight have one shape, because network calls do. */
+static bool shape_fits(ks_engine *e, const ks_call *call)
+{
+    if (e->lanes > 0)
+        return call->channels == e->channels && call->height == e->height && call->width == e->width;
+    e->channels = call->channels;
+    e->height = call->height;
+    e->width = call->width;
+    ks_batcher_shape(&e->batcher, (int64_t)call->channels * call->height * call->width);
+    return true;
+}
+
+static int refuse_shape(ks_engine *e, const ks_engine_calls *calls, const ks_call *call, ks_error *err)
+{
+    ks_error why;
+    ks_error_set(&why, "a latent of %dx%dx%d while latents of %dx%dx%d are in flight: one run has one latent shape",
+                 call->channels, call->height, call->width, e->channels, e->height, e->width);
+    ks_result result = {.tag = call->tag, .error = why.text};
+    return calls->done(calls->self, &result, err);
+}
+
+/* An unused lane, put among those in flight. */
+static ks_lane *add_lane(ks_engine *e, ks_error *err)
+{
+    ks_lane *lane = e->unused;
+    if (lane)
+        e->unused = lane->next;
+    else if (!(lane = ks_lane_new(&e->vectors, err)))
+        return NULL;
+    if (e->lanes == e->lane_room) {
+        e->lane_room = e->lane_room ? 2 * e->lane_room : 16;
+        e->lane = ks_realloc(e->lane, (size_t)e->lane_room, sizeof(ks_lane *));
+    }
+    e->lane[e->lanes++] = lane;
+    return lane;
+}
+
+static int start(ks_engine *e, const ks_engine_calls *calls, const ks_call *call, ks_error *err)
+{
+    if (call->count <= 1)
+        return answer_untouched(calls, call, err);
+    if (!shape_fits(e, call))
+        return refuse_shape(e, calls, call, err);
+    ks_lane *lane = add_lane(e, err);
+    if (!lane || ks_lane_begin(lane, call, &e->pool, err))
+        return -1;
+    return advance(e, lane, err);
+}
+
+/* Starts calls until the next network call is full or there are none. */
+static int fill(ks_engine *e, const ks_engine_calls *calls, bool *empty, ks_error *err)
+{
+    *empty = false;
+    while (e->batcher.waiting < e->rows) {
+        ks_call call = {0};
+        int status = calls->next(calls->self, &call, err);
+        if (status < 0)
+            return -1;
+        *empty = status == 0;
+        e->dry = e->dry || *empty;
+        if (*empty)
+            return 0;
+        if (start(e, calls, &call, err))
+            return -1;
+    }
+    return 0;
+}
+
+/* --- ending and reading back --- */
+
+/* Answers the lanes that wait for an error norm, until none does. */
+static int answer_norms(ks_engine *e, ks_error *err)
+{
+    for (;;) {
+        int waiting = 0;
+        for (int i = 0; i < e->lanes; i++)
+            waiting += e->lane[i]->state == KS_LANE_NORM;
+        if (waiting == 0)
+            return 0;
+        if (ks_vectors_flush(&e->vectors, e->ops, err))
+            return -1;
+        for (int i = 0; i < e->lanes; i++) {
+            ks_lane *lane = e->lane[i];
+            ks_norm_request *q = &lane->norm;
+            if (lane->state == KS_LANE_NORM)
+                e->ops->error_norm(e->ops, &q->mean_square, q->a->data, q->b->data, q->c->data, lane->elements,
+                                   q->atol, q->rtol);
+        }
+        if (e->ops->sync(e->ops, err))
+            return -1;
+        for (int i = 0; i < e->lanes; i++)
+            if (e->lane[i]->state == KS_LANE_NORM && advance(e, e->lane[i], err))
+                return -1;
+    }
+}
+
+/* Queues what the host must see of an ended lane. */
+static void read_result(ks_engine *e, ks_lane *lane)
+{
+    const float *x = lane->tensor[0].data;
+    lane->finite = 0;
+    e->ops->all_finite(e->ops, &lane->finite, x, lane->elements);
+    e->ops->download(e->ops, ks_lane_host(lane, lane->elements), x, (size_t)lane->elements * sizeof(float));
+}
+
+static int tell_result(const ks_engine_calls *calls, ks_lane *lane, ks_error *err)
+{
+    ks_result result = {.tag = lane->call.tag, .nfe = lane->nfe};
+    if (lane->status)
+        result.error = lane->err.text;
+    else if (!lane->finite)
+        result.error = "the latent is not finite (NaN or infinity)";
+    if (!result.error) {
+        for (int64_t i = 0; i < lane->elements; i++)
+            lane->host[i] = (float)((double)lane->host[i] / lane->call.latent_scale);
+        result.latent = lane->host;
+    }
+    return calls->done(calls->self, &result, err);
+}
+
+static void recycle(ks_engine *e, ks_lane *lane)
+{
+    ks_lane_recycle(lane, &e->pool);
+    lane->next = e->unused;
+    e->unused = lane;
+}
+
+/* Gives the results of ended lanes to the caller and makes room for others. */
+static int finish_ended(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
+{
+    int ended = 0;
+    for (int i = 0; i < e->lanes; i++)
+        ended += e->lane[i]->state == KS_LANE_ENDED;
+    if (ended == 0)
+        return 0;
+    if (ks_vectors_flush(&e->vectors, e->ops, err))
+        return -1;
+    for (int i = 0; i < e->lanes; i++)
+        if (e->lane[i]->state == KS_LANE_ENDED && e->lane[i]->status == 0)
+            read_result(e, e->lane[i]);
+    if (e->ops->sync(e->ops, err))
+        return -1;
+    int status = 0, kept = 0;
+    for (int i = 0; i < e->lanes; i++) {
+        ks_lane *lane = e->lane[i];
+        if (lane->state != KS_LANE_ENDED) {
+            e->lane[kept++] = lane;
+            continue;
+        }
+        if (status == 0)
+            status = tell_result(calls, lane, err);
+        recycle(e, lane);
+    }
+    e->lanes = kept;
+    return status;
+}
+
+/* --- the loop --- */
+
+static int call_network(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
+{
+    if (ks_vectors_flush(&e->vectors, e->ops, err))
+        return -1;
+    double begin = ks_seconds();
+    int n = ks_batcher_take(&e->batcher, e->net, e->rows);
+    int status = calls->network(calls->self, e->net, n, err);
+    e->stats.network_seconds += ks_seconds() - begin;
+    e->stats.calls++;
+    e->stats.rows += n;
+    e->stats.slots += e->rows;
+    if (!e->dry) {
+        e->stats.rows_before_dry = e->stats.rows;
+        e->stats.slots_before_dry = e->stats.slots;
+    }
+    return status;
+}
+
+/* Lets the lanes go on whose rows have come. */
+static int advance_all(ks_engine *e, ks_error *err)
+{
+    for (int i = 0; i < e->lanes; i++) {
+        ks_lane *lane = e->lane[i];
+        if (lane->state != KS_LANE_DENOISE || !rows_done(lane))
+            continue;
+        answer_denoise(e, lane);
+        if (advance(e, lane, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int settle(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
+{
+    return answer_norms(e, err) || finish_ended(e, calls, err) ? -1 : 0;
+}
+
+static int run(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
+{
+    bool finished = !calls->poll, empty;
+    for (;;) {
+        if (fill(e, calls, &empty, err) || settle(e, calls, err))
+            return -1;
+        if (finished && empty && e->lanes == 0)
+            return 0;
+        int status = calls->poll ? calls->poll(calls->self, e->lanes == 0, &finished, err) : 0;
+        if (status)
+            return status;
+        if (e->lanes == 0)
+            continue;
+        if (call_network(e, calls, err) || advance_all(e, err) || settle(e, calls, err))
+            return -1;
+    }
+}
+
+/* Drops all that is in flight. */
+static void drop(ks_engine *e)
+{
+    ks_vectors_drop(&e->vectors);
+    ks_batcher_forget(&e->batcher);
+    for (int i = 0; i < e->lanes; i++) {
+        release_rows(e, e->lane[i]);
+        recycle(e, e->lane[i]);
+    }
+    e->lanes = 0;
+}
+
+int ks_engine_run(ks_engine *engine, const ks_engine_calls *calls, ks_error *err)
+{
+    double begin = ks_seconds(), network = engine->stats.network_seconds;
+    int status = run(engine, calls, err);
+    drop(engine);
+    network = engine->stats.network_seconds - network;
+    engine->stats.other_seconds += ks_seconds() - begin - network;
+    return status;
+}
+
+void ks_engine_free(ks_engine *engine)
+{
+    if (!engine)
+        return;
+    drop(engine);
+    while (engine->unused) {
+        ks_lane *lane = engine->unused;
+        engine->unused = lane->next;
+        ks_lane_free(lane);
+    }
+    ks_batcher_clear(&engine->batcher);
+    ks_pool_clear(&engine->pool);
+    ks_vectors_clear(&engine->vectors);
+    free(engine->lane);
+    free(engine->net);
+    free(engine);
+}

@@ -1,0 +1,87 @@
+/* A lane as the engine sees it: one KSampler call in flight, its sampler on a fiber. Samplers see sampler.h. */
+#ifndef KS_SAMPLING_LANE_H
+#define KS_SAMPLING_LANE_H
+
+#include "sampling/batcher.h"
+#include "sampling/engine.h"
+#include "sampling/fiber.h"
+#include "sampling/guidance.h"
+#include "sampling/pool.h"
+#include "sampling/vectors.h"
+
+struct ks_tensor {
+    float *data; /* device [B, C, H, W] */
+};
+
+/* Why a lane's fiber has given control back. */
+typedef enum ks_lane_state { KS_LANE_DENOISE, KS_LANE_NORM, KS_LANE_ENDED } ks_lane_state;
+
+/* What ks_denoise asks for, and its rows: those of item i of the batch are row[i * actives ...]. */
+typedef struct ks_denoise_request {
+    ks_tensor *denoised, *uncond; /* uncond: NULL when not wanted */
+    const ks_tensor *x;
+    float sigma;
+    ks_row **row; /* room for batch * conditions */
+    int rows;
+} ks_denoise_request;
+
+typedef struct ks_norm_request {
+    const ks_tensor *a, *b, *c;
+    double atol, rtol;
+    double mean_square; /* the answer */
+} ks_norm_request;
+
+struct ks_lane {
+    struct ks_lane *next; /* among the unused */
+    ks_fiber *fiber;
+    ks_vectors *vectors; /* the engine's */
+    ks_lane_state state;
+    int status; /* what the sampler returned */
+    ks_error err;
+
+    ks_call call; /* its arrays are not kept: what is needed of them is below */
+    ks_model_sampling model_sampling;
+    double *sigma; /* [call.count] */
+    ks_guidance_set guidance;
+    int64_t item, elements; /* floats of one latent, of all B */
+
+    ks_tensor *tensor; /* 0 is x, 1 the negative side's estimate, then the sampler's */
+    int tensors, tensors_given, tensor_room;
+    struct ks_lane_block *block; /* ks_lane_alloc's memory, kept from call to call */
+
+    ks_generator generator;
+    bool generator_ready;
+    ks_brownian *brownian;
+
+    ks_denoise_request denoise;
+    ks_norm_request norm;
+    int64_t nfe;
+
+    bool start_known;  /* x is still what `start` names */
+    ks_hash128 start;  /* of all that decides x at the start */
+    float *host;       /* [host_floats]: the start, then the result */
+    int64_t host_floats;
+    int finite;
+};
+
+/* An empty lane with its fiber. */
+ks_lane *ks_lane_new(ks_vectors *vectors, ks_error *err);
+void ks_lane_free(ks_lane *lane); /* after ks_lane_recycle */
+
+/* Takes the call: copies what must last, makes the noised start and uploads it. Needs call->count >= 2.
+ * -1 without memory. */
+int ks_lane_begin(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err);
+
+/* Runs the sampler until it needs something: lane->state says what. */
+void ks_lane_resume(ks_lane *lane);
+
+/* Gives tensors back to the pool and forgets the call. Rows must have been released. */
+void ks_lane_recycle(ks_lane *lane, ks_pool *pool);
+
+/* Draws into host. -1 when the Brownian tree cannot be made. */
+int ks_lane_make_noise(ks_lane *lane, const ks_draw *draw, float *host, ks_error *err);
+
+/* Host memory for the lane's latents. */
+float *ks_lane_host(ks_lane *lane, int64_t floats);
+
+#endif

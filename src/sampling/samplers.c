@@ -1,0 +1,69 @@
+/* The table of samplers, under ComfyUI's names. */
+#include <string.h>
+
+#include "sampling/sampler.h"
+#include "sampling/samplers/samplers.h"
+
+/* name, function, tensors, discards the last but one sigma, draws noise, evaluations a step */
+static const ks_sampler table[] = {
+    {"euler", ks_sample_euler, 1, false, false, 1},
+    {"euler_cfg_pp", ks_sample_euler_cfg_pp, 3, false, false, 1},
+    {"euler_ancestral", ks_sample_euler_ancestral, 2, false, true, 1},
+    {"euler_ancestral_cfg_pp", ks_sample_euler_ancestral_cfg_pp, 3, false, true, 1},
+    {"heun", ks_sample_heun, 3, false, false, 2},
+    {"heunpp2", ks_sample_heunpp2, 5, false, false, 3},
+    {"dpm_2", ks_sample_dpm_2, 3, true, false, 2},
+    {"dpm_2_ancestral", ks_sample_dpm_2_ancestral, 3, true, true, 2},
+    {"lms", ks_sample_lms, 5, false, false, 1},
+    {"dpm_fast", ks_sample_dpm_fast, 5, false, false, 1},
+    {"dpm_adaptive", ks_sample_dpm_adaptive, 9, false, false, 0},
+    {"dpmpp_2s_ancestral", ks_sample_dpmpp_2s_ancestral, 2, false, true, 2},
+    {"dpmpp_2s_ancestral_cfg_pp", ks_sample_dpmpp_2s_ancestral_cfg_pp, 4, false, true, 2},
+    {"dpmpp_sde", ks_sample_dpmpp_sde, 3, false, true, 2},
+    {"dpmpp_sde_gpu", ks_sample_dpmpp_sde_gpu, 3, false, true, 2},
+    {"dpmpp_2m", ks_sample_dpmpp_2m, 2, false, false, 1},
+    {"dpmpp_2m_cfg_pp", ks_sample_dpmpp_2m_cfg_pp, 3, false, false, 1},
+    {"dpmpp_2m_sde", ks_sample_dpmpp_2m_sde, 3, false, true, 1},
+    {"dpmpp_2m_sde_gpu", ks_sample_dpmpp_2m_sde_gpu, 3, false, true, 1},
+    {"dpmpp_2m_sde_heun", ks_sample_dpmpp_2m_sde_heun, 3, false, true, 1},
+    {"dpmpp_2m_sde_heun_gpu", ks_sample_dpmpp_2m_sde_heun_gpu, 3, false, true, 1},
+    {"dpmpp_3m_sde", ks_sample_dpmpp_3m_sde, 4, false, true, 1},
+    {"dpmpp_3m_sde_gpu", ks_sample_dpmpp_3m_sde_gpu, 4, false, true, 1},
+    {"ddpm", ks_sample_ddpm, 1, false, true, 1},
+    {"lcm", ks_sample_lcm, 1, false, true, 1},
+    {"ipndm", ks_sample_ipndm, 5, false, false, 1},
+    {"ipndm_v", ks_sample_ipndm_v, 5, false, false, 1},
+    {"deis", ks_sample_deis, 4, false, false, 1},
+    {"res_multistep", ks_sample_res_multistep, 4, false, false, 1},
+    {"res_multistep_cfg_pp", ks_sample_res_multistep_cfg_pp, 4, false, false, 1},
+    {"res_multistep_ancestral", ks_sample_res_multistep_ancestral, 4, false, true, 1},
+    {"res_multistep_ancestral_cfg_pp", ks_sample_res_multistep_ancestral_cfg_pp, 4, false, true, 1},
+    {"gradient_estimation", ks_sample_gradient_estimation, 4, false, false, 1},
+    {"gradient_estimation_cfg_pp", ks_sample_gradient_estimation_cfg_pp, 4, false, false, 1},
+    {"er_sde", ks_sample_er_sde, 5, false, true, 1},
+    {"seeds_2", ks_sample_seeds_2, 5, false, true, 2},
+    {"seeds_3", ks_sample_seeds_3, 6, false, true, 3},
+    {"sa_solver", ks_sample_sa_solver, 6, false, true, 1},
+    {"sa_solver_pece", ks_sample_sa_solver_pece, 6, false, true, 2},
+    {"ddim", ks_sample_ddim, 1, false, false, 1},
+    {"uni_pc", ks_sample_uni_pc, 5, true, false, 1},
+    {"uni_pc_bh2", ks_sample_uni_pc_bh2, 5, true, false, 1},
+};
+
+int ks_sampler_count(void)
+{
+    return (int)(sizeof table / sizeof table[0]);
+}
+
+const ks_sampler *ks_sampler_at(int index)
+{
+    return &table[index];
+}
+
+int ks_sampler_find(const char *name)
+{
+    for (int i = 0; i < ks_sampler_count(); i++)
+        if (strcmp(table[i].name, name) == 0)
+            return i;
+    return -1;
+}

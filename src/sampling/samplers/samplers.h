@@ -1,0 +1,27 @@
+/* Every sampler's function, one file for each family; the table in samplers.c gives them names. */
+#ifndef KS_SAMPLING_SAMPLERS_SAMPLERS_H
+#define KS_SAMPLING_SAMPLERS_SAMPLERS_H
+
+#include "sampling/sampler.h"
+
+ks_sampler_fn ks_sample_euler, ks_sample_ddim, ks_sample_euler_ancestral;
+ks_sampler_fn ks_sample_euler_cfg_pp, ks_sample_euler_ancestral_cfg_pp;
+ks_sampler_fn ks_sample_heun, ks_sample_heunpp2;
+ks_sampler_fn ks_sample_dpm_2, ks_sample_dpm_2_ancestral;
+ks_sampler_fn ks_sample_dpm_fast, ks_sample_dpm_adaptive;
+ks_sampler_fn ks_sample_dpmpp_2s_ancestral, ks_sample_dpmpp_2s_ancestral_cfg_pp;
+ks_sampler_fn ks_sample_dpmpp_2m, ks_sample_dpmpp_2m_cfg_pp;
+ks_sampler_fn ks_sample_dpmpp_sde, ks_sample_dpmpp_sde_gpu;
+ks_sampler_fn ks_sample_dpmpp_2m_sde, ks_sample_dpmpp_2m_sde_gpu;
+ks_sampler_fn ks_sample_dpmpp_2m_sde_heun, ks_sample_dpmpp_2m_sde_heun_gpu;
+ks_sampler_fn ks_sample_dpmpp_3m_sde, ks_sample_dpmpp_3m_sde_gpu;
+ks_sampler_fn ks_sample_lms, ks_sample_ipndm, ks_sample_ipndm_v, ks_sample_deis;
+ks_sampler_fn ks_sample_lcm, ks_sample_ddpm;
+ks_sampler_fn ks_sample_res_multistep, ks_sample_res_multistep_cfg_pp;
+ks_sampler_fn ks_sample_res_multistep_ancestral, ks_sample_res_multistep_ancestral_cfg_pp;
+ks_sampler_fn ks_sample_gradient_estimation, ks_sample_gradient_estimation_cfg_pp;
+ks_sampler_fn ks_sample_er_sde, ks_sample_seeds_2, ks_sample_seeds_3;
+ks_sampler_fn ks_sample_sa_solver, ks_sample_sa_solver_pece;
+ks_sampler_fn ks_sample_uni_pc, ks_sample_uni_pc_bh2;
+
+#endif

@@ -1,0 +1,289 @@
+#include "store/h5.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+enum { LARGEST_TEXT = 1 << 30 }; /* bytes: more is a damaged file */
+
+static void start(void)
+{
+    setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0);
+    H5open();
+}
+
+void ks_h5_start(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, start);
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* kept for each thread on its own */
+}
+
+typedef struct reason {
+    char system[256], inner[256];
+} reason;
+
+static void take_quoted(const char *text, char *out, size_t room)
+{
+    static const char mark[] = "error message = '";
+    const char *from = strstr(text, mark);
+    if (!from)
+        return;
+    from += sizeof mark - 1;
+    const char *to = strchr(from, '\'');
+    int n = to ? (int)(to - from) : (int)strlen(from);
+    snprintf(out, room, "%.*s", n, from);
+}
+
+static herr_t see_entry(unsigned n, const H5E_error2_t *entry, void *data)
+{
+    (void)n;
+    reason *r = data;
+    const char *text = entry->desc ? entry->desc : "";
+    if (!r->inner[0])
+        snprintf(r->inner, sizeof r->inner, "%s", text);
+    if (!r->system[0])
+        take_quoted(text, r->system, sizeof r->system);
+    return 0;
+}
+
+int ks_h5_fail(ks_error *err, const char *format, ...)
+{
+    char what[KS_ERROR_TEXT];
+    reason r = {{0}, {0}};
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, see_entry, &r);
+    H5Eclear2(H5E_DEFAULT);
+    for (char *p = r.inner; *p; p++)
+        if (*p == '\n')
+            *p = ' ';
+    const char *why = r.system[0] ? r.system : r.inner[0] ? r.inner : "HDF5 gives no reason";
+    return ks_error_set(err, "%s: %s", what, why);
+}
+
+void ks_h5_close(hid_t *id)
+{
+    if (*id >= 0)
+        H5Idec_ref(*id);
+    *id = -1;
+}
+
+/* HDF5 reads metadata whose checksum fails again, as a writer may be in the midst of it, and doubles its pause from
+ * 1 ns each time. Its own limit of 100 tries never ends; 26 take 0.13 s. */
+enum { READ_ATTEMPTS = 26 };
+
+hid_t ks_h5_file_access(void)
+{
+    hid_t list = H5Pcreate(H5P_FILE_ACCESS);
+    if (list < 0)
+        return list;
+#if H5_VERSION_GE(1, 10, 7) && !(H5_VERS_MAJOR == 1 && H5_VERS_MINOR == 12 && H5_VERS_RELEASE == 0)
+    H5Pset_file_locking(list, 0, 1);
+#endif
+    return list;
+}
+
+hid_t ks_h5_open(const char *path, bool *plain, ks_error *err)
+{
+    ks_h5_start();
+    if (access(path, R_OK))
+        return ks_error_set(err, "%s: cannot open: %s", path, strerror(errno));
+    hid_t list = ks_h5_file_access();
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, list);
+    if (plain)
+        *plain = file >= 0;
+    H5Pset_metadata_read_attempts(list, READ_ATTEMPTS);
+    if (file < 0)
+        file = H5Fopen(path, H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, list);
+    if (file < 0)
+        ks_h5_fail(err, "%s: cannot open as HDF5", path);
+    H5Eclear2(H5E_DEFAULT);
+    ks_h5_close(&list);
+    return file;
+}
+
+int ks_h5_sync(const char *path, ks_error *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int status = fd < 0 || fsync(fd) ? ks_error_set(err, "%s: cannot bring to disk: %s", path, strerror(errno)) : 0;
+    if (fd >= 0)
+        close(fd);
+    return status;
+}
+
+hid_t ks_h5_float_type(bool float16)
+{
+    hid_t type = H5Tcopy(H5T_IEEE_F32LE);
+    if (!float16 || type < 0)
+        return type;
+    H5Tset_fields(type, 15, 10, 5, 0, 10);
+    H5Tset_size(type, 2);
+    H5Tset_ebias(type, 15);
+    return type;
+}
+
+bool ks_h5_is_float16(hid_t type)
+{
+    return H5Tget_class(type) == H5T_FLOAT && H5Tget_size(type) == 2;
+}
+
+static hid_t text_type(void)
+{
+    hid_t type = H5Tcopy(H5T_C_S1);
+    if (type >= 0) {
+        H5Tset_size(type, H5T_VARIABLE);
+        H5Tset_cset(type, H5T_CSET_UTF8);
+    }
+    return type;
+}
+
+/* Writes an attribute of the space's shape; type is that of the file and of data. */
+static int put(hid_t object, const char *path, const char *name, hid_t type, hid_t space, const void *data, ks_error *err)
+{
+    hid_t attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    int status = attribute < 0 || H5Awrite(attribute, type, data) < 0
+                     ? ks_h5_fail(err, "%s: cannot write attribute %s", path, name) : 0;
+    ks_h5_close(&attribute);
+    return status;
+}
+
+static int put_scalar(hid_t object, const char *path, const char *name, hid_t type, const void *data, ks_error *err)
+{
+    hid_t space = H5Screate(H5S_SCALAR);
+    int status = put(object, path, name, type, space, data, err);
+    ks_h5_close(&space);
+    return status;
+}
+
+int ks_h5_put_text(hid_t object, const char *path, const char *name, const char *text, ks_error *err)
+{
+    const char *value = text ? text : "";
+    hid_t type = text_type();
+    int status = put_scalar(object, path, name, type, &value, err);
+    ks_h5_close(&type);
+    return status;
+}
+
+int ks_h5_put_texts(hid_t object, const char *path, const char *name, const char *const *text, int count,
+                    ks_error *err)
+{
+    hsize_t size = (hsize_t)count;
+    hid_t type = text_type(), space = H5Screate_simple(1, &size, NULL);
+    int status = put(object, path, name, type, space, text, err);
+    ks_h5_close(&space);
+    ks_h5_close(&type);
+    return status;
+}
+
+int ks_h5_put_u64(hid_t object, const char *path, const char *name, uint64_t value, ks_error *err)
+{
+    return put_scalar(object, path, name, H5T_STD_U64LE, &value, err);
+}
+
+int ks_h5_put_real(hid_t object, const char *path, const char *name, double value, ks_error *err)
+{
+    return put_scalar(object, path, name, H5T_IEEE_F64LE, &value, err);
+}
+
+int ks_h5_get_u64(hid_t object, const char *path, const char *name, uint64_t *value, ks_error *err)
+{
+    hid_t attribute = -1, space = -1;
+    int status = -1;
+    if (KS_H5(attribute = H5Aopen(object, name, H5P_DEFAULT), err, "%s: cannot open attribute %s", path, name) ||
+        KS_H5(space = H5Aget_space(attribute), err, "%s: cannot read attribute %s", path, name))
+        goto cleanup;
+    if (H5Sget_simple_extent_npoints(space) != 1) {
+        ks_error_set(err, "%s: attribute %s is not one number", path, name);
+        goto cleanup;
+    }
+    status = KS_H5(H5Aread(attribute, H5T_NATIVE_UINT64, value), err, "%s: cannot read attribute %s", path, name);
+cleanup:
+    ks_h5_close(&space);
+    ks_h5_close(&attribute);
+    return status;
+}
+
+int ks_h5_put_strings(hid_t file, const char *path, const char *name, char *const *text, int count, ks_error *err)
+{
+    hsize_t size = (hsize_t)count;
+    hid_t type = text_type(), space = H5Screate_simple(1, &size, NULL), set = -1;
+    int status = KS_H5(set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), err,
+                       "%s: cannot make /%s", path, name);
+    if (!status && count)
+        status = KS_H5(H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text), err, "%s: cannot write /%s", path, name);
+    ks_h5_close(&set);
+    ks_h5_close(&space);
+    ks_h5_close(&type);
+    return status;
+}
+
+int ks_h5_get_bytes(hid_t set, const char *path, char **bytes, size_t *size, ks_error *err)
+{
+    hid_t space = H5Dget_space(set);
+    hssize_t n = H5Sget_simple_extent_npoints(space);
+    ks_h5_close(&space);
+    if (n < 1 || n > LARGEST_TEXT)
+        return ks_error_set(err, "%s: a list of bytes has an impossible length", path);
+    *size = (size_t)n;
+    *bytes = malloc(*size);
+    if (!*bytes)
+        return ks_error_set(err, "%s: no memory for %zu bytes", path, *size);
+    if (!KS_H5(H5Dread(set, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, *bytes), err, "%s: cannot read", path))
+        return 0;
+    free(*bytes);
+    *bytes = NULL;
+    return -1;
+}
+
+enum { LARGEST_RANK = 8 };
+
+/* Selects the items in a new copy of the set's space (*file_space) and makes a space of their shape in memory. */
+static int select_items(hid_t set, uint64_t first, uint64_t count, hid_t *file_space, hid_t *memory_space)
+{
+    hsize_t start[LARGEST_RANK] = {first}, size[LARGEST_RANK] = {0};
+    *file_space = H5Dget_space(set);
+    int rank = H5Sget_simple_extent_ndims(*file_space);
+    if (rank < 1 || rank > LARGEST_RANK || H5Sget_simple_extent_dims(*file_space, size, NULL) < 0)
+        return -1;
+    if (first > size[0] || count > size[0] - first)
+        return -1;
+    size[0] = count;
+    *memory_space = H5Screate_simple(rank, size, NULL);
+    if (*memory_space < 0)
+        return -1;
+    return H5Sselect_hyperslab(*file_space, H5S_SELECT_SET, start, NULL, size, NULL) < 0 ? -1 : 0;
+}
+
+int ks_h5_read_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count, void *out, ks_error *err)
+{
+    hid_t there = -1, here = -1;
+    int status = 0;
+    if (select_items(set, first, count, &there, &here) || H5Dread(set, type, here, there, H5P_DEFAULT, out) < 0)
+        status = ks_h5_fail(err, "%s: cannot read rows %llu to %llu", path, (unsigned long long)first,
+                            (unsigned long long)(first + count - 1));
+    ks_h5_close(&there);
+    ks_h5_close(&here);
+    return status;
+}
+
+int ks_h5_write_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count, const void *data,
+                      ks_error *err)
+{
+    hid_t there = -1, here = -1;
+    int status = 0;
+    if (select_items(set, first, count, &there, &here) || H5Dwrite(set, type, here, there, H5P_DEFAULT, data) < 0)
+        status = ks_h5_fail(err, "%s: cannot write", path);
+    ks_h5_close(&there);
+    ks_h5_close(&here);
+    return status;
+}

@@ -1,0 +1,207 @@
+"""Bad input gets one clear line and exit code 2, and damages nothing."""
+import json
+import os
+import shutil
+import struct
+import subprocess
+import unittest
+
+import numpy as np
+
+from support import DEMO, Case, ksweep, mpirun, start, write_safetensors
+
+
+class Models(Case):
+    def refused(self, *words):
+        return self.assert_one_line(ksweep("run", self.job(model="m.safetensors")), "m.safetensors", *words)
+
+    def test_absent(self):
+        self.refused("No such file")
+
+    def test_empty(self):
+        open(self.path("m.safetensors"), "w").close()
+        self.refused()
+
+    def test_truncated(self):
+        with open(DEMO, "rb") as f, open(self.path("m.safetensors"), "wb") as g:
+            g.write(f.read(1 << 20))
+        self.refused()
+
+    def test_a_header_longer_than_the_file(self):
+        with open(self.path("m.safetensors"), "wb") as f:
+            f.write(struct.pack("<Q", 1 << 40) + b"{}")
+        self.refused()
+
+    def test_offsets_beyond_the_data(self):
+        header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 20], "data_offsets": [0, 4 << 20]}}).encode()
+        with open(self.path("m.safetensors"), "wb") as f:
+            f.write(struct.pack("<Q", len(header)) + header + b"\0" * 16)
+        self.refused("a")
+
+    def test_a_shape_that_does_not_match_its_bytes(self):
+        header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 32, 1 << 32], "data_offsets": [0, 16]}}).encode()
+        with open(self.path("m.safetensors"), "wb") as f:
+            f.write(struct.pack("<Q", len(header)) + header + b"\0" * 16)
+        self.refused("a")
+
+    def test_no_model_at_all(self):
+        write_safetensors(self.path("m.safetensors"), {"x": np.zeros(4, np.float32)})
+        self.refused()
+
+    def test_a_tensor_that_does_not_fit(self):
+        with open(DEMO, "rb") as f:
+            data = f.read()
+        (size,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8:8 + size])
+        name = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+        shape = header[name]["shape"]
+        header[name]["shape"] = [shape[0] // 2, shape[1] * 2, *shape[2:]]
+        text = json.dumps(header).encode()
+        with open(self.path("m.safetensors"), "wb") as f:
+            f.write(struct.pack("<Q", len(text)) + text + data[8 + size:])
+        shutil.copy(DEMO.replace(".safetensors", ".json"), self.path("m.json"))
+        self.refused(name)
+
+    def test_one_line_also_from_four_ranks(self):
+        done = ksweep("run", self.job(model="m.safetensors"), launcher=mpirun(4))
+        lines = [line for line in done.stderr.splitlines() if "m.safetensors" in line]
+        self.assertEqual(len(lines), 1, done.stderr)
+        self.assertEqual(done.returncode, 2)
+
+
+class Jobs(Case):
+    BAD = [
+        ({"stepz": 20}, "stepz", "steps"),
+        ({"steps": "many"}, "steps"),
+        ({"steps": 0}, "steps"),
+        ({"cfg": [1.0, "x"]}, "cfg[1]"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": {"start": 1, "count": 0}}, "seed.count"),
+        ({"sampler_name": "eular"}, "sampler_name", "euler"),
+        ({"scheduler": ["karras", "karas"]}, "scheduler[1]", "karras"),
+        ({"denoise": 1.5}, "denoise"),
+        ({"latent_image": {"width": 100, "height": 64}}, "latent_image.width"),
+        ({"latent_image": {"file": "none.latent"}}, "none.latent"),
+        ({"positive": {"file": "none.safetensors", "cond": "c"}}, "positive", "none.safetensors"),
+        ({"positive": []}, "positive"),
+        ({"model": None}, "model"),
+        ({"ksweep": 2}, "ksweep"),
+        ({"noise_device": "gpu"}, "noise_device"),
+        ({"precision": "fp16"}, "precision"),
+        ({"device": "cuda"}, "device"),
+        ({"cfg": {"from": 1, "to": 2, "step": 0}}, "cfg"),
+        ({"output": {"file": "out.h5", "latents": "float8"}}, "output.latents"),
+        ({"start_at_step": 3}, "start_at_step"),
+        ({"positive": [[{"text": "x", "area": [64, 64, 0, 0]}]]}, "area"),
+    ]
+
+    def test_each_kind_of_mistake(self):
+        for keys, *words in self.BAD:
+            with self.subTest(keys=keys):
+                self.assert_one_line(ksweep("run", self.job(**keys)), "job.json", *words)
+                self.assertEqual(os.listdir(self.folder), ["job.json"])
+
+    def test_no_json(self):
+        with open(self.path("job.json"), "w") as f:
+            f.write('{"ksweep": 1,\n "model": }')
+        self.assert_one_line(ksweep("run", self.path("job.json")), "job.json:2:11")
+
+    def test_a_conditioning_of_the_wrong_width(self):
+        write_safetensors(self.path("c.safetensors"), {"c": np.zeros((4, 32), np.float32)})
+        done = ksweep("run", self.job(positive={"file": "c.safetensors", "cond": "c"}))
+        self.assert_one_line(done, "positive[0]", "c.safetensors", "32", "128")
+
+    def test_a_tensor_that_is_not_there(self):
+        write_safetensors(self.path("c.safetensors"), {"c": np.zeros((4, 128), np.float32)})
+        done = ksweep("run", self.job(positive={"file": "c.safetensors", "cond": "d"}))
+        self.assert_one_line(done, "c.safetensors", '"d"')
+
+    def test_a_latent_of_the_wrong_channels(self):
+        write_safetensors(self.path("x.latent"), {"latent_tensor": np.zeros((1, 16, 8, 8), np.float32)})
+        self.assert_one_line(ksweep("run", self.job(latent_image={"file": "x.latent"})), "x.latent", "16", "4")
+
+    def test_images_without_a_decoder(self):
+        with open(os.path.join(os.path.dirname(DEMO), "../../tests/golden/tiny-sd15.safetensors"), "rb") as f:
+            with open(self.path("m.safetensors"), "wb") as g:
+                g.write(f.read())
+        shutil.copy(os.path.join(os.path.dirname(DEMO), "../../tests/golden/tiny-sd15.json"), self.path("m.json"))
+        write_safetensors(self.path("c.safetensors"), {"c": np.zeros((4, 32), np.float32)})
+        cond = {"file": "c.safetensors", "cond": "c"}
+        done = ksweep("run", self.job(model="m.safetensors", positive=cond, negative=cond,
+                                      output={"file": "o.h5", "images": True}))
+        self.assert_one_line(done, "output.images", "m.safetensors")
+        done = ksweep("run", self.job(model="m.safetensors"))
+        self.assert_one_line(done, "positive[0]", "text encoder")
+
+    def test_wrong_use_of_the_command_line(self):
+        for args in (["rum"], ["run"], ["run", "--sets", "x"], ["run", "a", "b"], ["run", "a", "--set", "x"],
+                     ["run", "a", "--threads", "none"]):
+            with self.subTest(args=args):
+                self.assert_one_line(ksweep(*args))
+
+
+class Outputs(Case):
+    def test_a_folder_that_is_not_there(self):
+        self.assert_one_line(ksweep("run", self.job(), "-o", self.path("none/out.h5")), "none/out.h5", "No such file")
+
+    def test_an_output_that_is_a_folder(self):
+        os.mkdir(self.path("out.h5"))
+        self.assert_one_line(ksweep("run", self.job()), "out.h5")
+
+    def test_an_output_that_is_no_hdf5_file_is_left_alone(self):
+        with open(self.path("out.h5"), "w") as f:
+            f.write("my notes")
+        self.assert_one_line(ksweep("run", self.job()), "out.h5")
+        with open(self.path("out.h5")) as f:
+            self.assertEqual(f.read(), "my notes")
+
+    def test_another_model_on_the_same_output(self):
+        self.run_ok("run", self.job())
+        before = self.latents(self.path("out.h5"))
+        with open(DEMO, "rb") as f:
+            data = bytearray(f.read())
+        data[-1000] ^= 1
+        with open(self.path("m.safetensors"), "wb") as f:
+            f.write(data)
+        shutil.copy(DEMO.replace(".safetensors", ".json"), self.path("m.json"))
+        shutil.copytree(os.path.join(os.path.dirname(DEMO), "tokenizer"), self.path("tokenizer"))
+        self.assert_one_line(ksweep("run", self.job(model="m.safetensors")), "out.h5", "another model")
+        self.assertEqual(before.tobytes(), self.latents(self.path("out.h5")).tobytes())
+
+    def mount(self, size):
+        folder = self.path("disk")
+        os.mkdir(folder)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True)
+        if done.returncode:
+            self.skipTest("a tmpfs cannot be mounted here: " + done.stderr.strip())
+        self.addCleanup(subprocess.run, ["umount", folder], check=True)
+        return folder
+
+    def test_a_disk_that_is_too_small_from_the_start(self):
+        folder = self.mount("64k")
+        done = ksweep("run", self.job(seed={"start": 1, "count": 1000}), "-o", folder + "/out.h5")
+        self.assert_one_line(done, "out.h5", "MiB")
+        self.assertEqual(os.listdir(folder), [])
+
+    def test_a_disk_that_fills_up(self):
+        folder = self.mount("2m")
+        job = self.job(seed={"start": 1, "count": 120}, steps=5, latent_image={"width": 128, "height": 128})
+        process = start("run", job, "-o", folder + "/out.h5", "--quiet")
+        self.wait_for_samples(process, folder + "/out.h5", 3)
+        with open(folder + "/ballast", "wb", buffering=0) as f, self.assertRaises(OSError):
+            while f.write(b"x" * 4096):
+                pass
+        output, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 2, output + errors)
+        self.assertIn("out.h5", errors)
+        self.assertIn("No space left", errors)
+        self.assertEqual(len(errors.strip().splitlines()), 1, errors)
+        os.remove(folder + "/ballast")
+        self.run_ok("run", job, "-o", folder + "/out.h5")
+        self.run_ok("run", job, "-o", self.path("whole.h5"))
+        self.assertEqual(self.latents(folder + "/out.h5").tobytes(), self.latents(self.path("whole.h5")).tobytes())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,127 @@
+#include "host_ops.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct host_ops {
+    ks_ops ops;
+    int live, allocs, limit, lincomb_calls;
+} host_ops;
+
+static void *alloc(ks_ops *ops, size_t bytes, ks_error *err)
+{
+    host_ops *h = ops->self;
+    if (h->limit >= 0 && h->allocs >= h->limit) {
+        ks_error_set(err, "no device memory for %zu bytes", bytes);
+        return NULL;
+    }
+    h->allocs++;
+    h->live++;
+    return calloc(1, bytes ? bytes : 1);
+}
+
+static void release(ks_ops *ops, void *memory)
+{
+    if (memory)
+        ((host_ops *)ops->self)->live--;
+    free(memory);
+}
+
+static void upload(ks_ops *ops, void *device, const void *host, size_t bytes)
+{
+    (void)ops;
+    memcpy(device, host, bytes);
+}
+
+static void download(ks_ops *ops, void *host, const void *device, size_t bytes)
+{
+    (void)ops;
+    memcpy(host, device, bytes);
+}
+
+static int sync(ks_ops *ops, ks_error *err)
+{
+    (void)ops, (void)err;
+    return 0;
+}
+
+static void lincomb(ks_ops *ops, const ks_lincomb_op *op, int count)
+{
+    ((host_ops *)ops->self)->lincomb_calls++;
+    for (int k = 0; k < count; k++)
+        for (int64_t i = 0; i < op[k].n; i++) {
+            double sum = 0;
+            for (int t = 0; t < op[k].terms; t++)
+                sum += op[k].coef[t] * (double)op[k].in[t][i];
+            op[k].out[i] = (float)sum;
+        }
+}
+
+static void error_norm(ks_ops *ops, double *out, const float *a, const float *b, const float *c, int64_t n, double atol,
+                       double rtol)
+{
+    (void)ops;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double size = fmax(fabs((double)b[i]), fabs((double)c[i])), delta = fmax(atol, rtol * size);
+        sum += (double)a[i] / delta * ((double)a[i] / delta);
+    }
+    *out = sum / (double)n;
+}
+
+static void all_finite(ks_ops *ops, int *out, const float *a, int64_t n)
+{
+    (void)ops;
+    *out = 1;
+    for (int64_t i = 0; i < n; i++)
+        *out &= isfinite(a[i]) != 0;
+}
+
+static void free_ops(ks_ops *ops)
+{
+    free(ops->self);
+}
+
+ks_ops *host_ops_new(void)
+{
+    host_ops *h = calloc(1, sizeof *h);
+    if (!h)
+        abort();
+    h->limit = -1;
+    h->ops = (ks_ops){.name = "host",
+                      .precision = "fp32",
+                      .threads = 1,
+                      .self = h,
+                      .alloc = alloc,
+                      .release = release,
+                      .upload = upload,
+                      .download = download,
+                      .sync = sync,
+                      .lincomb = lincomb,
+                      .error_norm = error_norm,
+                      .all_finite = all_finite,
+                      .free = free_ops};
+    return &h->ops;
+}
+
+int host_ops_live(const ks_ops *ops)
+{
+    return ((const host_ops *)ops->self)->live;
+}
+
+int host_ops_allocs(const ks_ops *ops)
+{
+    return ((const host_ops *)ops->self)->allocs;
+}
+
+int host_ops_lincomb_calls(const ks_ops *ops)
+{
+    return ((const host_ops *)ops->self)->lincomb_calls;
+}
+
+void host_ops_fail_after(ks_ops *ops, int allocs)
+{
+    ((host_ops *)ops->self)->limit = allocs;
+}

@@ -1,0 +1,20 @@
+/* The lanes' part of a backend in plain host memory: tests of the lane engine need no network operations. */
+#ifndef TESTS_SUPPORT_HOST_OPS_H
+#define TESTS_SUPPORT_HOST_OPS_H
+
+#include "backend/ops.h"
+
+/* Free with ops->free(ops). */
+ks_ops *host_ops_new(void);
+
+/* Memory given out and not released yet, and how often alloc was called. */
+int host_ops_live(const ks_ops *ops);
+int host_ops_allocs(const ks_ops *ops);
+
+/* Calls of ops->lincomb so far. */
+int host_ops_lincomb_calls(const ks_ops *ops);
+
+/* alloc number `allocs` and all later ones fail; -1: none does. */
+void host_ops_fail_after(ks_ops *ops, int allocs);
+
+#endif
