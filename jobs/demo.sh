@@ -10,6 +10,6 @@ install_packages "${build_packages[@]}"
 build_preset release ksweep -DKSWEEP_TESTS=OFF
 mkdir -p out
 run_ranks 2 build/release/src/cli/ksweep run jobs/demo.json --progress 5 "$@"
-build/release/src/cli/ksweep sheet out/demo.h5 -o out/demo.png >/dev/null
+build/release/src/cli/ksweep sheet out/demo.h5 -x positive -y cfg -o out/demo.png >/dev/null
 echo "contact sheet: $PWD/out/demo.png"
 echo "HDF5 file:     $PWD/out/demo.h5"

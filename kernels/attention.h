@@ -13,10 +13,10 @@ extern "C" {
 size_t ks_cuda_attention_workspace(ks_dtype type, int n, int q_tokens, int kv_tokens, int heads,
                                    int width);
 
-/* type: KS_F32, KS_F16 or KS_BF16, of all four tensors. width = c / heads: any in fp32, up to 512 in
- * fp16 and bf16. kv_row [q.n], kv_len [k.n]: device arrays or NULL. A row of k and v with no tokens
- * gives zeros; what stands behind its tokens is never used. Any stride and alignment works; rows,
- * heads and widths on 16-byte boundaries are fast.
+/* type: KS_F32, KS_F16 or KS_BF16, of all four tensors. width = c / heads: any in fp32, up to 512
+ * in fp16 and bf16. kv_row [q.n], kv_len [k.n]: device arrays or NULL. A row of k and v with no
+ * tokens gives zeros; what stands behind its tokens is never used. Any stride and alignment works;
+ * rows, heads and widths on 16-byte boundaries are fast.
  * A row's bits depend on neither its place nor its neighbours: one block sums over all keys of its
  * queries in one order, and which kernel runs is decided by types, sizes and strides, never by n.
  * Returns cudaErrorInvalidValue for shapes that do not fit. */

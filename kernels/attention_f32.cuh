@@ -31,10 +31,11 @@ __device__ __forceinline__ void ks_f32_load_turned(float *to, const float *from,
     }
 }
 
-/* score += q k^T over one slice. */
+/* score += q k^T over one slice, summed by itself first: long sums keep their last bits. */
 __device__ __forceinline__ void ks_f32_scores(float (&score)[4][4], const float *q, const float *k)
 {
     const int a = (int)threadIdx.x / 16 * 4, b = (int)threadIdx.x % 16 * 4;
+    float part[4][4] = {};
 #pragma unroll 8
     for (int c = 0; c < KS_F32_SLICE; c++) {
         const float4 x = *reinterpret_cast<const float4 *>(q + c * KS_F32_PITCH + a);
@@ -44,8 +45,13 @@ __device__ __forceinline__ void ks_f32_scores(float (&score)[4][4], const float 
         for (int i = 0; i < 4; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                score[i][j] = fmaf(query[i], key[j], score[i][j]);
+                part[i][j] = fmaf(query[i], key[j], part[i][j]);
     }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            score[i][j] += part[i][j];
 }
 
 /* One step of the softmax for a query whose 64 scores 16 neighbouring lanes hold: scores become
@@ -71,7 +77,7 @@ __device__ __forceinline__ float ks_f32_soften(float (&score)[4], float &largest
 }
 
 template <int COLUMNS>
-__global__ void __launch_bounds__(KS_F32_THREADS) ks_attention_f32(
+__global__ void __launch_bounds__(KS_F32_THREADS, COLUMNS > 80 ? 1 : 2) ks_attention_f32(
     const __grid_constant__ ks_attention_job job)
 {
     constexpr int MINE = COLUMNS / 16;
@@ -91,7 +97,7 @@ __global__ void __launch_bounds__(KS_F32_THREADS) ks_attention_f32(
                                               share.head, job.width);
     const float *v = ks_attention_head<float>(job.v, job.v_stride, job.kv_tokens, share.kv_row,
                                               share.head, job.width);
-    float out[4][MINE] = {}, largest[4], sum[4] = {};
+    float out[4][MINE] = {}, largest[4], sum[4] = {}, factor[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
         largest[i] = -INFINITY;
@@ -120,15 +126,13 @@ __global__ void __launch_bounds__(KS_F32_THREADS) ks_attention_f32(
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 score[i][j] = 4 * b + j < seen ? score[i][j] * job.scale : -INFINITY;
-            const float factor = ks_f32_soften(score[i], largest[i], sum[i]);
-#pragma unroll
-            for (int c = 0; c < MINE; c++)
-                out[i][c] *= factor;
+            factor[i] = ks_f32_soften(score[i], largest[i], sum[i]);
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 weights[(4 * b + j) * KS_F32_PITCH + a + i] = score[i][j];
         }
         __syncthreads();
+        float part[4][MINE] = {}; /* these keys alone, as in ks_f32_scores */
         for (int key = 0; key < min(keys, (int)KS_F32_TOKENS); key++) {
             const float4 w = *reinterpret_cast<const float4 *>(weights + key * KS_F32_PITCH + a);
             const float weight[4] = {w.x, w.y, w.z, w.w};
@@ -137,9 +141,14 @@ __global__ void __launch_bounds__(KS_F32_THREADS) ks_attention_f32(
                 const float value = v_shared[key * COLUMNS + c * 16 + b];
 #pragma unroll
                 for (int i = 0; i < 4; i++)
-                    out[i][c] = fmaf(weight[i], value, out[i][c]);
+                    part[i][c] = fmaf(weight[i], value, part[i][c]);
             }
         }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int c = 0; c < MINE; c++)
+                out[i][c] = fmaf(out[i][c], factor[i], part[i][c]);
     }
 
     float *y = ks_attention_head<float>(job.y, job.y_stride, job.q_tokens, share.row, share.head,
@@ -147,11 +156,11 @@ __global__ void __launch_bounds__(KS_F32_THREADS) ks_attention_f32(
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const int query = share.first + a + i;
-        const float factor = sum[i] > 0.0f ? 1.0f / sum[i] : 0.0f;
+        const float inverse = sum[i] > 0.0f ? 1.0f / sum[i] : 0.0f;
 #pragma unroll
         for (int c = 0; c < MINE; c++)
             if (query < job.q_tokens && column + c * 16 + b < job.width)
-                y[query * job.y_stride + column + c * 16 + b] = out[i][c] * factor;
+                y[query * job.y_stride + column + c * 16 + b] = out[i][c] * inverse;
     }
 }
 

@@ -50,8 +50,8 @@ __device__ __forceinline__ const T *ks_attention_head(const void *data, int64_t 
     return static_cast<const T *>(data) + (int64_t)row * tokens * stride + (int64_t)head * width;
 }
 
-/* Fragments of 16 queries each: a lane holds queries lane / 4 and lane / 4 + 8 of each. sum: of this
- * lane's keys alone until ks_softmax_close. */
+/* Fragments of 16 queries each: a lane holds queries lane / 4 and lane / 4 + 8 of each. sum: of
+ * this lane's keys alone until ks_softmax_close. */
 template <int TILES> struct ks_softmax {
     float largest[TILES][2], sum[TILES][2];
 };

@@ -136,7 +136,7 @@ template <int WIDTH, int TILES, int KEYS> struct ks_attention_mma_plan {
 };
 
 template <class T, int WIDTH, int TILES, int KEYS>
-__global__ void __launch_bounds__(KS_ATTENTION_THREADS) ks_attention_mma(
+__global__ void __launch_bounds__(KS_ATTENTION_THREADS, 2) ks_attention_mma(
     const __grid_constant__ ks_attention_job job)
 {
     using plan = ks_attention_mma_plan<WIDTH, TILES, KEYS>;
@@ -145,7 +145,8 @@ __global__ void __launch_bounds__(KS_ATTENTION_THREADS) ks_attention_mma(
         ks_attention_share_of(job, (int)blockIdx.z, (int)blockIdx.y,
                               (int)blockIdx.x * plan::QUERIES, plan::QUERIES);
     const bool vectors = job.vectors != 0;
-    T *q_shared = reinterpret_cast<T *>(ks_shared), *k_shared = q_shared + plan::QUERIES * plan::PITCH;
+    T *q_shared = reinterpret_cast<T *>(ks_shared);
+    T *k_shared = q_shared + plan::QUERIES * plan::PITCH;
     T *v_shared = k_shared + 2 * plan::STAGE;
     const T *k = ks_attention_head<T>(job.k, job.k_stride, job.kv_tokens, share.kv_row, share.head,
                                       job.width);
@@ -214,7 +215,8 @@ __global__ void __launch_bounds__(KS_ATTENTION_THREADS) ks_attention_mma(
     ks_softmax_close(softmax, factor);
     ks_softmax_scale(out, factor);
     const int row = share.first + warp * 16 * TILES;
-    T *y = ks_attention_head<T>(job.y, job.y_stride, job.q_tokens, share.row, share.head, job.width);
+    T *y = ks_attention_head<T>(job.y, job.y_stride, job.q_tokens, share.row, share.head,
+                                job.width);
     ks_attention_store<T, TILES, WIDTH, plan::PITCH>(y + row * job.y_stride, job.y_stride,
                                                      job.q_tokens - row, job.width, vectors, q_warp,
                                                      out);

@@ -67,7 +67,7 @@ template <class T> struct ks_wide_ring {
 };
 
 template <class T>
-__global__ void __launch_bounds__(KS_ATTENTION_THREADS) ks_attention_wide(
+__global__ void __launch_bounds__(KS_ATTENTION_THREADS, 2) ks_attention_wide(
     const __grid_constant__ ks_attention_job job)
 {
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
@@ -135,7 +135,8 @@ __global__ void __launch_bounds__(KS_ATTENTION_THREADS) ks_attention_wide(
     float factor[1][2];
     ks_softmax_close(softmax, factor);
     const int row = share.first + warp * 16;
-    T *y = ks_attention_head<T>(job.y, job.y_stride, job.q_tokens, share.row, share.head, job.width);
+    T *y = ks_attention_head<T>(job.y, job.y_stride, job.q_tokens, share.row, share.head,
+                                job.width);
 #pragma unroll
     for (int p = 0; p < 2; p++) {
         const int channel = column + p * KS_WIDE_PIECE;

@@ -3,7 +3,8 @@
  * job by value.
  *
  * Fragments, as PTX defines them, for lane l of a warp, r = l / 4, c = 2 * (l % 4):
- *   A (16 x 16): a[0] = (r, c..c+1), a[1] = (r + 8, c..), a[2] = (r, c + 8..), a[3] = (r + 8, c + 8..)
+ *   A (16 x 16): a[0] = (r, c..c+1), a[1] = (r + 8, c..), a[2] = (r, c + 8..),
+ *                a[3] = (r + 8, c + 8..)
  *   B (16 x 8):  b0 = (c..c+1, r), b1 = (c + 8.., r)
  *   D (16 x 8):  d[0..1] = (r, c..c+1), d[2..3] = (r + 8, c..c+1) */
 #ifndef KS_KERNELS_MMA_CUH
@@ -12,6 +13,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <limits.h>
+#include <math.h>
 #include <stdint.h>
 
 __device__ __forceinline__ uint32_t ks_shared_address(const void *p)

@@ -17,13 +17,13 @@ extern "C" {
 int ks_cuda_pack(void *stream, ks_dtype type, void *to, ks_dtype source, const void *from,
                  int64_t out, int64_t in, int64_t taps);
 
-/* Rows of `row` values each, evenly spread over (-1, 1); row r gets what row (r + shift) % rows gets
- * without a shift. */
+/* Rows of `row` values each, evenly spread over (-1, 1); row r gets what row (r + shift) % rows
+ * gets without a shift. */
 int ks_cuda_random_rows(void *stream, ks_dtype type, void *to, int rows, int64_t row, int shift,
                         uint32_t seed);
 
-/* *differ (device) becomes 1 where a row of moved has other bits than the row of `plain` that it was
- * shifted from; left alone otherwise. row: bytes, even. */
+/* *differ (device) becomes 1 where a row of moved has other bits than the row of `plain` that it
+ * was shifted from; left alone otherwise. row: bytes, even. */
 int ks_cuda_compare_rows(void *stream, int32_t *differ, const void *plain, const void *moved,
                          int rows, size_t row, int shift);
 

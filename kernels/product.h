@@ -19,14 +19,14 @@ typedef struct ks_cuda_window {
 } ks_cuda_window;
 
 /* y = activation(window(x) * w + bias + row_bias) + residual, in float32 in order of (ky, kx, in):
- * a sum never depends on where its row stands. w: compute type [y.c][kh][kw][x.c]; bias: float32 or
- * NULL. residual may be y. About a fifth of the plain float32 limit. */
+ * a sum never depends on where its row stands. w: compute type [y.c][kh][kw][x.c]; bias: float32,
+ * or NULL. residual may be y. */
 int ks_cuda_direct(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
                    const float *bias, ks_cuda_window window, ks_act row_bias,
                    ks_activation activation, ks_act residual);
 
 /* columns [count, kh * kw * x.c]: the patches of output pixels [first, first + count) of y, whose
- * data is not touched. Bound by memory: each value read (mostly from the cache) and written once. */
+ * data is not touched. Bound by memory: each value is read, mostly from the cache, and written. */
 int ks_cuda_columns(void *stream, ks_dtype type, void *columns, ks_act y, ks_act x,
                     ks_cuda_window window, int64_t first, int64_t count);
 

@@ -16,7 +16,8 @@ case "${1-}" in
   *) echo "usage: tests/run.sh [--gpu | --quick]" >&2; exit 2 ;;
 esac
 
-install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema valgrind mandoc
+install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema valgrind mandoc \
+  slurm-wlm munge
 skipped=()
 
 echo "== release build, warnings are errors"

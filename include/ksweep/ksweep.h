@@ -45,13 +45,20 @@ typedef struct ks_job_source {
 typedef struct ks_run_options {
     ks_job_source job;
     int threads;        /* CPU threads of a rank; 0: its share of the CPUs */
+    const char *const *filters; /* "AXIS=VALUES": only samples that pass all of them are rendered */
+    int filter_count;
+    const char *shard;  /* "I/N", I from 0: only this part of them; or NULL */
     double log_seconds; /* a progress line each so many seconds when stderr is no terminal; 0: 60 */
     bool quiet;         /* no progress line */
 } ks_run_options;
 
 typedef struct ks_run_summary { /* meaningful on rank 0 */
     char output[4096];          /* path of the collected file */
-    uint64_t samples, done_before, rendered, failed;
+    uint64_t samples; /* of the sweep that pass the filters */
+    uint64_t done_before, rendered, failed;
+    int parts;        /* N of the shard; 0: the run was for all of them */
+    bool collected;   /* false: other parts are not done, and `missing` samples have no row yet */
+    uint64_t missing;
     double seconds, rendering_seconds;
     double rows, rows_saved;  /* network rows computed, and answered by an equal first row */
     double rows_filled;       /* 0..1, until each rank's last lease was taken up */
@@ -67,6 +74,26 @@ int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err
 /* What would run, as text for people. */
 char *ks_plan(const ks_job_source *job, ks_error *err);
 
+/* How to render a job on a Slurm cluster. Numbers that are 0 and texts that are NULL are left to Slurm where nothing is said. */
+typedef struct ks_submit_options {
+    ks_job_source job;
+    const char *program; /* ksweep as the nodes see it; NULL: this process' own */
+    int nodes;           /* 0: 1 */
+    int gpus_per_node;
+    int tasks_per_node; /* 0: one a GPU, or one */
+    int cpus_per_task;  /* 0 without GPUs: whole nodes */
+    const char *time, *partition, *account;
+    bool preemptible;          /* the job goes back into the queue when it is stopped early */
+    const char *const *sbatch; /* more options of sbatch: "--mem=64G" */
+    int sbatch_count;
+} ks_submit_options;
+
+/* The batch script that does it, after a look at the job, its model and its conditionings. */
+char *ks_submit_script(const ks_submit_options *options, ks_error *err);
+
+/* The same into a file. One that is there is replaced only when it was written by this function. */
+int ks_submit_write(const ks_submit_options *options, const char *path, ks_error *err);
+
 /* How far a run is, from its files; *complete: every sample is done or failed. */
 char *ks_status_text(const char *output, bool *complete, ks_error *err);
 
@@ -77,6 +104,10 @@ typedef struct ks_verify_result {
     uint64_t rows, bad;            /* rows whose digest was tested, and failed */
     uint64_t rendered, different;  /* samples rendered again, and not equal bit by bit */
 } ks_verify_result;
+
+/* The job file that renders one row again, alone: absolute paths, all that decides bits as it was recorded. A row of a latent's
+ * batch brings the whole batch. */
+char *ks_show(const char *output, uint64_t row, ks_error *err);
 
 /* Tests every row's digest and renders `samples` of them again, spread over the sweep. */
 int ks_verify(const char *output, uint64_t samples, int threads, ks_verify_result *result, ks_error *err);

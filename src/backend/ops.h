@@ -75,14 +75,54 @@ typedef struct ks_lincomb_op {
     const float *in[KS_LINCOMB_TERMS];
 } ks_lincomb_op;
 
+/* A window of a latent [channels, height, width]: lines y to y + h - 1, cells x to x + w - 1. */
+typedef struct ks_window {
+    int y, x, h, w;
+} ks_window;
+
+/* What one network output has to say about a window: weight scale * map, the same for every
+ * channel. */
+typedef struct ks_blend_part {
+    ks_window at;     /* within the latent */
+    const float *in;  /* [channels, h, w] */
+    const float *map; /* [h, w], or NULL for ones */
+    double scale;
+} ks_blend_part;
+
+/* The mean of estimates that hold in windows: out[c, p] = sum_k w_k[p] (x_coef x[c, p] + in_coef
+ * in_k[c, p]) / (1e-37 + sum_k w_k[p]) over the parts whose window holds cell p, summed in their
+ * order in double (CPU) and rounded once; 0 where no part is. out may be x, and is no part's in. */
+typedef struct ks_blend_op {
+    float *out;
+    const float *x;
+    int channels, height, width;
+    double x_coef, in_coef;
+    int parts;
+    const ks_blend_part *part; /* host, read during the call only */
+} ks_blend_op;
+
+/* out[c, i] = mask[i] x[c, i] + (1 - mask[i]) sum_t coef[t] in[t][c, i], 0 <= i < cells, in double
+ * (CPU) and rounded once. out may be x or an in. terms == 0: the sum is 0. */
+enum { KS_INPAINT_TERMS = 2 };
+typedef struct ks_inpaint_op {
+    float *out;
+    const float *x, *mask;
+    int channels;
+    int64_t cells;
+    int terms;
+    double coef[KS_INPAINT_TERMS];
+    const float *in[KS_INPAINT_TERMS];
+} ks_inpaint_op;
+
 /* One row of a network call; the engine fills it, the model's UNet consumes it (device
- * pointers). */
+ * pointers). All rows of a call have the same height and width. */
 typedef struct ks_net_row {
     const float *x;             /* [C, H, W] the lane's latent, unscaled */
     float scale;                /* the network sees x * scale */
     int timestep;               /* 0..999 */
     const struct ks_cond *cond; /* the model's prepared conditioning */
     float *out;                 /* [C, H, W] the network's raw output (eps or v) */
+    int height, width;          /* H, W; 0, 0: as the model was planned */
 } ks_net_row;
 
 struct ks_ops {
@@ -165,6 +205,11 @@ struct ks_ops {
 
     /* --- lanes' arithmetic: float32 device arrays --- */
     void (*lincomb)(ks_ops *ops, const ks_lincomb_op *op, int count); /* in order if they depend */
+    /* out [channels, h, w] = that window of x [channels, height, width]. */
+    void (*crop)(ks_ops *ops, float *out, const float *x, int channels, int height, int width,
+                 ks_window at);
+    void (*blend)(ks_ops *ops, const ks_blend_op *op);
+    void (*inpaint)(ks_ops *ops, const ks_inpaint_op *op);
     /* out (host, there after sync): mean over i of
      * (a[i] / max(atol, rtol * max(|b[i]|, |c[i]|)))^2, in double: the error norm of adaptive
      * samplers, before its root. */
@@ -188,7 +233,8 @@ struct ks_ops {
 ks_ops *ks_ops_cpu(int threads, ks_error *err);
 
 /* An NVIDIA GPU of compute capability 8.0 or higher. precision: "fp32" (TF32 off), "fp16" or
- * "bf16". NULL and err without such a GPU, its driver, memory, or the CUDA backend in this build. */
+ * "bf16". NULL and err without such a GPU, its driver, memory, or the CUDA backend in this build.
+ */
 ks_ops *ks_ops_cuda(int device, const char *precision, ks_error *err);
 /* GPUs that this process sees; 0 without a driver or without the CUDA backend. */
 int ks_cuda_device_count(void);

@@ -76,8 +76,8 @@ static bool digit(const scan *s)
     return peek(s) >= '0' && peek(s) <= '9';
 }
 
-/* Bytes of the well-formed UTF-8 sequence at p (Unicode 15, table 3-7); 0 when it is none. */
-static size_t utf8_sequence(const unsigned char *p, size_t room)
+/* Unicode 15, table 3-7. */
+size_t ks_utf8_sequence(const unsigned char *p, size_t room)
 {
     static const struct {
         unsigned char first, last, second_low, second_high;
@@ -160,7 +160,7 @@ static int string(scan *s)
                 return -1;
             continue;
         }
-        size_t n = utf8_sequence((const unsigned char *)s->text + s->at, s->size - s->at);
+        size_t n = ks_utf8_sequence((const unsigned char *)s->text + s->at, s->size - s->at);
         if (n == 0)
             return fail(s, "the byte 0x%02X is not UTF-8", peek(s));
         copy(s, n);
@@ -333,4 +333,19 @@ char *ks_json_prepare(const char *name, const char *text, size_t size, size_t *p
     s.out[s.used] = '\0';
     *prepared = s.used;
     return s.out;
+}
+
+void ks_json_write_string(FILE *out, const char *text)
+{
+    fputc('"', out);
+    for (; *text; text++) {
+        unsigned char byte = (unsigned char)*text;
+        if (byte == '"' || byte == '\\')
+            fprintf(out, "\\%c", byte);
+        else if (byte < 0x20)
+            fprintf(out, "\\u%04x", byte);
+        else
+            fputc(byte, out);
+    }
+    fputc('"', out);
 }

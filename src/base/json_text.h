@@ -3,6 +3,7 @@
 #define KS_BASE_JSON_TEXT_H
 
 #include <stddef.h>
+#include <stdio.h>
 
 #include "base/error.h"
 
@@ -16,5 +17,12 @@ enum { KS_JSON_DIGITS_MARK = 0xFF };
  * as \u0000), nests more than 100 levels deep or has more than 2^24 values. */
 char *ks_json_prepare(const char *name, const char *text, size_t size, size_t *prepared,
                       ks_error *err);
+
+/* Bytes of the well-formed UTF-8 sequence at p, of at most room bytes; 0 when it is none. A NUL is
+ * none. */
+size_t ks_utf8_sequence(const unsigned char *p, size_t room);
+
+/* Writes the text (UTF-8) as a JSON string. */
+void ks_json_write_string(FILE *out, const char *text);
 
 #endif

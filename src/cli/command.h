@@ -17,7 +17,9 @@ typedef struct command {
 
 int command_run(const command *self, int argc, char **argv);
 int command_plan(const command *self, int argc, char **argv);
+int command_submit(const command *self, int argc, char **argv);
 int command_status(const command *self, int argc, char **argv);
+int command_show(const command *self, int argc, char **argv);
 int command_sheet(const command *self, int argc, char **argv);
 int command_verify(const command *self, int argc, char **argv);
 int command_model(const command *self, int argc, char **argv);

@@ -11,10 +11,27 @@ static const command commands[] = {
      SOURCE_HELP
      "  -t, --threads N        CPU threads of a rank (default: its share of the CPUs)\n"
      "      --progress N       a progress line every N seconds when stderr is no terminal (default 60)\n"
-     "  -q, --quiet            no progress line\n",
+     "  -q, --quiet            no progress line\n"
+     "      --filter A=VALUES  only samples with these values of axis A: cfg=2..4, seed=42,43, index=0..99 (repeatable:\n"
+     "                         all must hold)\n"
+     "      --shard I/N        only part I of N, 0/N to (N-1)/N; the runs share one output, and the last one collects it\n",
      command_run},
     {"plan", "JOB [options]", "what would run: axes, samples, rows, memory, output size, expected time", SOURCE_HELP,
      command_plan},
+    {"submit", "JOB [options]", "write a Slurm batch script that renders a job, and hand it to sbatch",
+     SOURCE_HELP
+     "  -N, --nodes N          nodes (default 1)\n"
+     "      --gpus-per-node G  GPUs of each node (default none)\n"
+     "      --tasks-per-node T ranks of each node (default: one a GPU, or one)\n"
+     "      --cpus-per-task C  CPUs of each rank (default with GPUs: the partition's; else all, of whole nodes)\n"
+     "      --time T           time limit: 90 (minutes), 4:00:00, 2-12 (days-hours); default: the partition's\n"
+     "  -p, --partition P      partition\n"
+     "  -A, --account A        account\n"
+     "      --preemptible      go back into the queue when preempted and before the time limit, until all is done\n"
+     "      --sbatch OPTION    one more option of sbatch, as --sbatch=--mem=64G (repeatable)\n"
+     "      --script FILE      the script to write (default: JOB's name with .sbatch)\n"
+     "      --dry-run          print the script, and write and submit nothing\n",
+     command_submit},
     {"status", "OUT", "how far a run is, from its files, while it runs or after", "", command_status},
     {"sheet", "OUT [options]", "contact sheet with labelled axes",
      "  -x AXIS                the axis along the top (default: the one with most values)\n"
@@ -22,6 +39,7 @@ static const command commands[] = {
      "  -o, --output FILE      the PNG to write (default: OUT's name with .png)\n"
      "      --cell N           pixels of a cell (default: the pictures' own size)\n",
      command_sheet},
+    {"show", "OUT ROW", "the job file that renders this one row again, alone", "", command_show},
     {"verify", "OUT [options]", "test every row's digest, and render samples again to compare them bit by bit",
      "      --sample N         how many to render again (default 0)\n"
      "  -t, --threads N        CPU threads (default: all)\n",

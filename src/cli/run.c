@@ -11,25 +11,34 @@ static void print_summary(const ks_run_summary *s, int code)
                (unsigned long long)s->rendered, s->rendering_seconds, s->ranks, s->ranks == 1 ? "" : "s",
                s->done_before ? " (the others were there)" : "", s->rows, s->rows_saved, 100 * s->rows_filled,
                100 * s->decoding, 100 * s->outside_network);
-    else if (code == KS_EXIT_DONE)
+    else if (code == KS_EXIT_DONE && s->collected)
         printf("all %llu samples were there already\n", (unsigned long long)s->samples);
     if (s->failed)
         printf("%llu samples failed: the log says why\n", (unsigned long long)s->failed);
     if (code == KS_EXIT_RESUMABLE)
         printf("stopped: the same command goes on with %s.d\n", s->output);
+    else if (!s->collected && !s->missing)
+        printf("this part is done, and so are all others; another run collects them into %s\n", s->output);
+    else if (!s->collected)
+        printf("this part is done; %llu of %llu samples are still missing in %s.d\n", (unsigned long long)s->missing,
+               (unsigned long long)s->samples, s->output);
     else
         printf("%s\n", s->output);
 }
 
 int command_run(const command *self, int argc, char **argv)
 {
-    enum { SET = 1000, PROGRESS };
+    enum { SET = 1000, PROGRESS, FILTER, SHARD };
     static const struct option names[] = {{"output", required_argument, NULL, 'o'}, {"set", required_argument, NULL, SET},
                                           {"threads", required_argument, NULL, 't'}, {"quiet", no_argument, NULL, 'q'},
-                                          {"progress", required_argument, NULL, PROGRESS}, {"help", no_argument, NULL, 'h'},
-                                          {0}};
+                                          {"progress", required_argument, NULL, PROGRESS},
+                                          {"filter", required_argument, NULL, FILTER},
+                                          {"shard", required_argument, NULL, SHARD}, {"help", no_argument, NULL, 'h'}, {0}};
     source_options s = {0};
     ks_run_options options = {0};
+    const char **filters = calloc((size_t)argc, sizeof *filters);
+    if (!filters)
+        exit(complain("out of memory"));
     for (int c; (c = next_option(self, argc, argv, ":o:t:qh", names)) != -1;) {
         if (c == 'o')
             s.source.output = optarg;
@@ -37,6 +46,10 @@ int command_run(const command *self, int argc, char **argv)
             source_add_set(&s, optarg);
         else if (c == 't')
             options.threads = (int)whole_number("--threads", optarg, 1, 4096);
+        else if (c == FILTER)
+            filters[options.filter_count++] = optarg;
+        else if (c == SHARD)
+            options.shard = optarg;
         else if (c == PROGRESS)
             options.log_seconds = (double)whole_number("--progress", optarg, 1, 86400);
         else
@@ -44,10 +57,12 @@ int command_run(const command *self, int argc, char **argv)
     }
     s.source.path = only_argument(self, argc, argv, "job file");
     options.job = s.source;
+    options.filters = filters;
     ks_error err = KS_ERROR_NONE;
     ks_run_summary summary;
     int code = ks_run(&options, &summary, &err);
     free(s.sets);
+    free(filters);
     if (code == KS_EXIT_BAD_INPUT)
         complain("%s", err.text);
     else if (summary.rank == 0)

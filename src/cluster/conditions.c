@@ -4,9 +4,11 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "cluster/masks.h"
+#include "sampling/regions.h"
 
 /* Unused conditionings beyond this many are dropped, the longest unused first. */
-enum { KEPT = 512, BUCKETS = 1024, OPEN_FILES = 8 };
+enum { KEPT = 512, BUCKETS = 1024, OPEN_FILES = 8, CELL = 8 };
 
 typedef struct entry {
     ks_hash128 key; /* of the reference: where the content comes from */
@@ -25,7 +27,8 @@ typedef struct open_file {
 
 struct ks_conditions {
     const ks_model_config *config;
-    int height, width;
+    int batch, height, width; /* of the latents, in cells */
+    ks_masks *masks;
     entry *bucket[BUCKETS];
     int entries;
     uint64_t clock;
@@ -46,12 +49,14 @@ static void content_clear(content *c)
     free(c->y);
 }
 
-ks_conditions *ks_conditions_new(const ks_model_config *config, int height, int width)
+ks_conditions *ks_conditions_new(const ks_model_config *config, const int shape[4])
 {
     ks_conditions *c = ks_calloc(1, sizeof *c);
     c->config = config;
-    c->height = height;
-    c->width = width;
+    c->batch = shape[0];
+    c->height = shape[2];
+    c->width = shape[3];
+    c->masks = ks_masks_new(shape[0], shape[2], shape[3]);
     return c;
 }
 
@@ -75,10 +80,12 @@ void ks_conditions_free(ks_conditions *c)
         ks_safetensors_close(c->file[i].st);
         free(c->file[i].path);
     }
+    ks_masks_free(c->masks);
     free(c);
 }
 
-/* The open file of this path: from the few that are kept open, or opened in the place of the longest unused. */
+/* The open file of this path: from the few that are kept open, or opened in the place of the
+ * longest unused. */
 static ks_safetensors *file_of(ks_conditions *c, const char *path, ks_error *err)
 {
     open_file *oldest = &c->file[0];
@@ -114,9 +121,10 @@ static int tensor_of(ks_safetensors *st, const char *name, int rank, ks_view *vi
         empty |= view->shape[i] == 0;
     if (view->rank == rank && !empty)
         return 0;
-    return ks_error_set(err, "%s: tensor \"%s\" has %d dimensions%s; wanted is %s", ks_safetensors_path(st), name,
-                        view->rank, empty ? " and no values" : "", rank == 2 ? "[tokens, width] or [1, tokens, width]"
-                                                                          : "[width] or [1, width]");
+    return ks_error_set(err, "%s: tensor \"%s\" has %d dimensions%s; wanted is %s",
+                        ks_safetensors_path(st), name, view->rank, empty ? " and no values" : "",
+                        rank == 2 ? "[tokens, width] or [1, tokens, width]"
+                                  : "[width] or [1, width]");
 }
 
 static float *floats_of(ks_safetensors *st, const char *name, const ks_view *view, ks_error *err)
@@ -130,13 +138,15 @@ static float *floats_of(ks_safetensors *st, const char *name, const ks_view *vie
     return values;
 }
 
-/* SDXL's sizes of a reference, with ComfyUI's defaults: the picture's own size, no crop, target as the size. */
+/* SDXL's sizes of a reference, with ComfyUI's defaults: the picture's own size, no crop, target as
+ * the size. */
 static void sizes_of(const ks_conditions *c, const ks_cond_ref *ref, int size[6])
 {
-    const int given[6] = {ref->size[0], ref->size[1], ref->size[2], ref->size[3], ref->size[4], ref->size[5]};
+    const int given[6] = {ref->size[0], ref->size[1], ref->size[2],
+                          ref->size[3], ref->size[4], ref->size[5]};
     bool has = ref->has_size;
-    size[0] = has && given[0] >= 0 ? given[0] : c->height;
-    size[1] = has && given[1] >= 0 ? given[1] : c->width;
+    size[0] = has && given[0] >= 0 ? given[0] : CELL * c->height;
+    size[1] = has && given[1] >= 0 ? given[1] : CELL * c->width;
     size[2] = has && given[2] >= 0 ? given[2] : 0;
     size[3] = has && given[3] >= 0 ? given[3] : 0;
     size[4] = has && given[4] >= 0 ? given[4] : size[0];
@@ -145,25 +155,31 @@ static void sizes_of(const ks_conditions *c, const ks_cond_ref *ref, int size[6]
 
 enum { SIZE_EMBEDDINGS = 6 * 256 };
 
-/* The model's vector y from "y" as it is, or from "pooled" (with SDXL's size embeddings where the model wants them). */
-static int vector_of(const ks_conditions *c, ks_safetensors *st, const ks_cond_ref *ref, content *out, ks_error *err)
+/* The model's vector y from "y" as it is, or from "pooled" (with SDXL's size embeddings where the
+ * model wants them). */
+static int vector_of(const ks_conditions *c, ks_safetensors *st, const ks_cond_ref *ref,
+                     content *out, ks_error *err)
 {
     int wanted = c->config->unet.adm_channels;
     if (!wanted)
         return 0;
     const char *name = ref->y ? ref->y : ref->pooled;
     if (!name)
-        return ks_error_set(err, "%s: the model needs a vector of %d values beside the conditioning \"%s\": name it as "
-                            "\"pooled\" or \"y\"", ref->file, wanted, ref->cond);
+        return ks_error_set(
+            err,
+            "%s: the model needs a vector of %d values beside the conditioning \"%s\": name it as "
+            "\"pooled\" or \"y\"",
+            ref->file, wanted, ref->cond);
     ks_view view;
     if (tensor_of(st, name, 1, &view, err))
         return -1;
     int64_t width = view.shape[0];
     bool sizes = !ref->y && width + SIZE_EMBEDDINGS == wanted;
     if (width != wanted && !sizes)
-        return ks_error_set(err, "%s: tensor \"%s\" has %lld values; the model's vector has %d%s", ref->file, name,
-                            (long long)width, wanted,
-                            wanted > SIZE_EMBEDDINGS && !ref->y ? " (1536 of them made from the sizes)" : "");
+        return ks_error_set(
+            err, "%s: tensor \"%s\" has %lld values; the model's vector has %d%s", ref->file, name,
+            (long long)width, wanted,
+            wanted > SIZE_EMBEDDINGS && !ref->y ? " (1536 of them made from the sizes)" : "");
     float *values = floats_of(st, name, &view, err);
     if (!values)
         return -1;
@@ -206,11 +222,12 @@ static int content_of_file(ks_conditions *c, const ks_cond_ref *ref, content *ou
         return -1;
     int width = c->config->unet.context_dim;
     if (view.shape[1] != width)
-        return ks_error_set(err, "%s: tensor \"%s\" is %lld wide; the model's conditioning is %d wide", ref->file,
-                            ref->cond, (long long)view.shape[1], width);
+        return ks_error_set(err,
+                            "%s: tensor \"%s\" is %lld wide; the model's conditioning is %d wide",
+                            ref->file, ref->cond, (long long)view.shape[1], width);
     if (view.shape[0] > 1 << 20)
-        return ks_error_set(err, "%s: tensor \"%s\" has %lld tokens; at most 1048576 make sense", ref->file, ref->cond,
-                            (long long)view.shape[0]);
+        return ks_error_set(err, "%s: tensor \"%s\" has %lld tokens; at most 1048576 make sense",
+                            ref->file, ref->cond, (long long)view.shape[0]);
     out->tokens = (int)view.shape[0];
     out->context = floats_of(st, ref->cond, &view, err);
     if (!out->context || vector_of(c, st, ref, out, err))
@@ -222,36 +239,177 @@ static int content_of_file(ks_conditions *c, const ks_cond_ref *ref, content *ou
 static int check_text(const ks_conditions *c, const char *text, ks_error *err)
 {
     if (!c->config->text.present)
-        return ks_error_set(err, "the prompt \"%.40s\" needs a text encoder, and the model file has none that this "
-                            "version knows; give the conditioning as {\"file\": ..., \"cond\": ...}", text);
+        return ks_error_set(
+            err,
+            "the prompt \"%.40s\" needs a text encoder, and the model file has none that this "
+            "version knows; give the conditioning as {\"file\": ..., \"cond\": ...}",
+            text);
     if (c->config->unet.adm_channels)
-        return ks_error_set(err, "the prompt \"%.40s\" cannot be used: the model needs a vector beside the text; give the "
-                            "conditioning as {\"file\": ..., \"cond\": ..., \"pooled\": ...}", text);
+        return ks_error_set(err,
+                            "the prompt \"%.40s\" cannot be used: the model needs a vector beside "
+                            "the text; give the "
+                            "conditioning as {\"file\": ..., \"cond\": ..., \"pooled\": ...}",
+                            text);
     return 0;
 }
 
-int ks_conditions_digest(ks_conditions *c, const ks_conditioning *value, ks_hash128 *digest, ks_error *err)
+/* --- areas and masks --- */
+
+static ks_window area_of(const ks_conditions *c, const ks_region_ref *r)
+{
+    if (r->shares)
+        return ks_area_of_shares(r->area, c->height, c->width);
+    return (ks_window){.h = (int)r->area[0] / CELL,
+                       .w = (int)r->area[1] / CELL,
+                       .y = (int)r->area[2] / CELL,
+                       .x = (int)r->area[3] / CELL};
+}
+
+/* Where a conditioning counts: its mask is taken and must be given back. */
+static int region_of(ks_conditions *c, const ks_cond_ref *ref, ks_guidance *g, ks_error *err)
+{
+    const ks_region_ref *r = ref->region;
+    ks_mask mask;
+    g->strength = ref->strength;
+    g->start_percent = ref->start_percent;
+    g->end_percent = ref->end_percent;
+    if (!r)
+        return 0;
+    g->has_area = r->has_area;
+    g->area = area_of(c, r);
+    if (r->mask.file) {
+        if (ks_masks_take(c->masks, &r->mask, &mask, err))
+            return ks_error_wrap(err, "mask");
+        g->mask = mask.values;
+        g->masks = mask.count;
+        g->mask_strength = r->mask_strength;
+        g->has_area |= r->bounds;
+        g->area = r->bounds ? mask.bounds : g->area;
+    }
+    return 0;
+}
+
+static void region_give(ks_conditions *c, const ks_guidance *g)
+{
+    if (g->mask)
+        ks_masks_give(c->masks, g->mask);
+}
+
+static int check_region(const ks_conditions *c, const ks_guidance *g, ks_error *err)
+{
+    ks_window at = g->area;
+    if (g->has_area && !ks_area_clip(&at, c->height, c->width))
+        return ks_error_set(err,
+                            "area: %d x %d pixels at line %d, column %d (height, width, y, x in "
+                            "cells of 8 pixels) lie outside the picture of %d x %d; give an area "
+                            "that begins inside",
+                            CELL * g->area.h, CELL * g->area.w, CELL * g->area.y, CELL * g->area.x,
+                            CELL * c->height, CELL * c->width);
+    if (g->mask && c->batch % g->masks)
+        return ks_error_set(err,
+                            "mask: %d masks for a batch of %d latents; give one, or a number that "
+                            "divides the batch",
+                            g->masks, c->batch);
+    return 0;
+}
+
+/* Adds what the area and the mask change; a conditioning without them has the digest that it always
+ * had. */
+static void digest_region(const ks_conditions *c, const ks_guidance *g, ks_hasher *h)
+{
+    const int area[4] = {g->area.h, g->area.w, g->area.y, g->area.x};
+    if (g->has_area)
+        ks_hasher_add_text(h, "area");
+    for (int i = 0; g->has_area && i < 4; i++)
+        ks_hasher_add_u64(h, (uint64_t)area[i]);
+    if (!g->mask)
+        return;
+    size_t cells = (size_t)c->height * (size_t)c->width;
+    ks_hasher_add_text(h, "mask");
+    ks_hasher_add_f64(h, g->mask_strength);
+    ks_hasher_add(h, g->mask, (size_t)g->masks * cells * sizeof *g->mask);
+}
+
+/* Checks one conditioning and gives the digest of its content. */
+static int check_content(ks_conditions *c, const ks_cond_ref *ref, ks_hash128 *id, ks_error *err)
+{
+    content v = {0};
+    int rc;
+    if (ref->text) {
+        rc = check_text(c, ref->text, err);
+        v.id = id_of_text(ref->text);
+    } else {
+        rc = content_of_file(c, ref, &v, err);
+    }
+    content_clear(&v);
+    *id = v.id;
+    return rc;
+}
+
+static int digest_one(ks_conditions *c, const ks_cond_ref *ref, ks_hasher *h, ks_error *err)
+{
+    ks_guidance g = {0};
+    ks_hash128 id;
+    if (region_of(c, ref, &g, err))
+        return -1;
+    int rc = check_region(c, &g, err) || check_content(c, ref, &id, err) ? -1 : 0;
+    if (!rc) {
+        ks_hasher_add(h, &id, sizeof id);
+        ks_hasher_add_f64(h, ref->strength);
+        ks_hasher_add_f64(h, ref->start_percent);
+        ks_hasher_add_f64(h, ref->end_percent);
+        digest_region(c, &g, h);
+    }
+    region_give(c, &g);
+    return rc;
+}
+
+int ks_conditions_digest(ks_conditions *c, const ks_conditioning *value, ks_hash128 *digest,
+                         ks_error *err)
 {
     ks_hasher *h = ks_hasher_new();
     int rc = 0;
     for (int i = 0; i < value->count && !rc; i++) {
-        const ks_cond_ref *ref = &value->item[i];
-        content v = {0};
-        if (ref->text) {
-            rc = check_text(c, ref->text, err);
-            v.id = id_of_text(ref->text);
-        } else {
-            rc = content_of_file(c, ref, &v, err);
-        }
-        content_clear(&v);
-        ks_hasher_add(h, &v.id, sizeof v.id);
-        ks_hasher_add_f64(h, ref->strength);
-        ks_hasher_add_f64(h, ref->start_percent);
-        ks_hasher_add_f64(h, ref->end_percent);
+        rc = digest_one(c, &value->item[i], h, err);
+        if (rc && value->count > 1)
+            ks_error_wrap(err, "conditioning %d", i);
     }
     *digest = ks_hasher_end(h);
     return rc;
 }
+
+/* --- counting --- */
+
+static bool has_area(const ks_cond_ref *ref)
+{
+    return ref->region && (ref->region->has_area || ref->region->bounds);
+}
+
+int ks_conditions_areas(const ks_conditioning *value)
+{
+    int areas = 0;
+    for (int i = 0; i < value->count; i++)
+        areas += has_area(&value->item[i]);
+    return areas;
+}
+
+double ks_conditions_cells(ks_conditions *c, const ks_conditioning *value, bool areas)
+{
+    double sum = 0, whole = (double)c->height * c->width;
+    for (int i = 0; i < value->count; i++) {
+        const ks_cond_ref *ref = &value->item[i];
+        ks_guidance g = {0};
+        if (areas && !has_area(ref))
+            continue;
+        bool part = has_area(ref) && !region_of(c, ref, &g, NULL) &&
+                    ks_area_clip(&g.area, c->height, c->width);
+        sum += part ? (double)g.area.h * g.area.w / whole : 1;
+        region_give(c, &g);
+    }
+    return sum;
+}
+
+/* --- conds --- */
 
 static ks_hash128 key_of(const ks_cond_ref *ref)
 {
@@ -290,7 +448,8 @@ static void drop_oldest(ks_conditions *c)
     c->entries--;
 }
 
-static entry *make(ks_conditions *c, ks_model *model, const ks_cond_ref *ref, const ks_hash128 *key, ks_error *err)
+static entry *make(ks_conditions *c, ks_model *model, const ks_cond_ref *ref, const ks_hash128 *key,
+                   ks_error *err)
 {
     content v = {0};
     entry *e = NULL;
@@ -315,22 +474,33 @@ cleanup:
     return e;
 }
 
-int ks_conditions_take(ks_conditions *c, ks_model *model, const ks_conditioning *value, ks_guidance *out, ks_error *err)
+/* The kept conditioning of a reference, made when there is none. */
+static entry *entry_of(ks_conditions *c, ks_model *model, const ks_cond_ref *ref, ks_error *err)
+{
+    ks_hash128 key = key_of(ref);
+    entry *e = *bucket_of(c, &key);
+    while (e && !ks_hash_equal(&e->key, &key))
+        e = e->next;
+    return e ? e : make(c, model, ref, &key, err);
+}
+
+int ks_conditions_take(ks_conditions *c, ks_model *model, const ks_conditioning *value,
+                       ks_guidance *out, ks_error *err)
 {
     for (int i = 0; i < value->count; i++) {
         const ks_cond_ref *ref = &value->item[i];
-        ks_hash128 key = key_of(ref);
-        entry *e = *bucket_of(c, &key);
-        while (e && !ks_hash_equal(&e->key, &key))
-            e = e->next;
-        if (!e && !(e = make(c, model, ref, &key, err))) {
-            ks_conditions_give(c, out, i);
+        out[i] = (ks_guidance){0};
+        entry *e = entry_of(c, model, ref, err);
+        if (e) {
+            e->pins++;
+            e->used = ++c->clock;
+            out[i].cond = e->cond;
+            out[i].id = e->id;
+        }
+        if (!e || region_of(c, ref, &out[i], err)) {
+            ks_conditions_give(c, out, e ? i + 1 : i);
             return -1;
         }
-        e->pins++;
-        e->used = ++c->clock;
-        out[i] = (ks_guidance){.cond = e->cond, .id = e->id, .strength = ref->strength,
-                               .start_percent = ref->start_percent, .end_percent = ref->end_percent};
     }
     return 0;
 }
@@ -338,6 +508,7 @@ int ks_conditions_take(ks_conditions *c, ks_model *model, const ks_conditioning 
 void ks_conditions_give(ks_conditions *c, const ks_guidance *guidance, int count)
 {
     for (int i = 0; i < count; i++) {
+        region_give(c, &guidance[i]);
         for (int b = 0; b < BUCKETS; b++) {
             for (entry *e = c->bucket[b]; e; e = e->next)
                 e->pins -= e->cond == guidance[i].cond;

@@ -1,4 +1,5 @@
-/* The conditionings of a job on one rank: read or encoded when a sample needs them, kept for the next ones. */
+/* The conditionings of a job on one rank: read or encoded when a sample needs them, kept for the
+ * next ones. */
 #ifndef KS_CLUSTER_CONDITIONS_H
 #define KS_CLUSTER_CONDITIONS_H
 
@@ -10,16 +11,26 @@
 
 typedef struct ks_conditions ks_conditions;
 
-/* config outlives the object. height, width: of the picture in pixels (SDXL's default sizes). */
-ks_conditions *ks_conditions_new(const ks_model_config *config, int height, int width);
+/* config outlives the object. shape: of the latents, [batch, channels, height, width] in cells. */
+ks_conditions *ks_conditions_new(const ks_model_config *config, const int shape[4]);
 void ks_conditions_free(ks_conditions *c); /* before the model that made the conds is freed */
 
-/* Checks one value of the positive or negative axis (texts need a text encoder, tensors must be there and fit) and gives
- * the digest of its content. Needs no device. */
-int ks_conditions_digest(ks_conditions *c, const ks_conditioning *value, ks_hash128 *digest, ks_error *err);
+/* Checks one value of the positive or negative axis (texts need a text encoder, tensors must be
+ * there and fit, areas must lie on the picture) and gives the digest of its content. Needs no
+ * device. */
+int ks_conditions_digest(ks_conditions *c, const ks_conditioning *value, ks_hash128 *digest,
+                         ks_error *err);
+
+/* Conditionings of a value that have an area: each is one more on the other side, too. */
+int ks_conditions_areas(const ks_conditioning *value);
+
+/* The same counted by their parts of the picture, or all conditionings of the value. For estimates:
+ * what cannot be read counts as the whole. */
+double ks_conditions_cells(ks_conditions *c, const ks_conditioning *value, bool areas);
 
 /* Fills out[value->count] with conds ready for the network; they stay until given back. */
-int ks_conditions_take(ks_conditions *c, ks_model *model, const ks_conditioning *value, ks_guidance *out, ks_error *err);
+int ks_conditions_take(ks_conditions *c, ks_model *model, const ks_conditioning *value,
+                       ks_guidance *out, ks_error *err);
 void ks_conditions_give(ks_conditions *c, const ks_guidance *guidance, int count);
 
 #endif

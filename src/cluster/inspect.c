@@ -6,6 +6,8 @@
 #include "backend/ops.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "cluster/load.h"
+#include "cluster/device.h"
 #include "cluster/record.h"
 #include "cluster/renderer.h"
 #include "cluster/setup.h"
@@ -75,10 +77,9 @@ int ks_sheet(const char *output, const char *x, const char *y, const char *png, 
         return -1;
     int rc = -1;
     const ks_store_info *info = ks_output_info(o);
-    ks_job *job = ks_job_parse(info->job_path, info->job, err);
+    ks_job *job = ks_job_of_output(info, err);
     if (job) {
         ks_sheet_options options = {.x = x, .y = y, .png = png, .cell = cell};
-        job->batch = (int)(info->samples / (ks_job_samples(job) / (uint64_t)job->batch));
         rc = ks_sheet_draw(o, job, &options, err);
     }
     ks_job_free(job);
@@ -166,7 +167,7 @@ static int render_again(again *a, uint64_t samples, int threads, ks_error *err)
     int rc = -1;
     if (!job || ks_setup_open(a->setup, job, err) || ks_setup_digest(a->setup, err) || choose_rows(a, samples, err))
         goto cleanup;
-    ops = ks_ops_cpu(threads, err);
+    ops = ks_device_open(job, 0, 1, threads, err);
     renderer = ops ? ks_renderer_new(a->setup, ops, info->batch_rows, false, err) : NULL;
     if (!renderer)
         goto cleanup;

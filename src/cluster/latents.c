@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "cluster/masks.h"
 #include "store/latent_file.h"
 
 struct ks_input_latents {
@@ -11,16 +12,19 @@ struct ks_input_latents {
     int shape[4];
     float *values; /* of the value `held` */
     int held;
+    ks_masks *masks;
 };
 
 enum { CELL = 8 }; /* pixels of a latent's cell */
 
 /* The shape that one value of the axis has; *values is set to what its file holds, or NULL. */
-static int read_value(const ks_latent_ref *ref, int channels, int shape[4], float **values, ks_error *err)
+static int read_value(const ks_latent_ref *ref, int channels, int shape[4], float **values,
+                      ks_error *err)
 {
     *values = NULL;
     if (!ref->file) {
-        const int empty[4] = {ref->batch_size ? ref->batch_size : 1, channels, ref->height / CELL, ref->width / CELL};
+        const int empty[4] = {ref->batch_size ? ref->batch_size : 1, channels, ref->height / CELL,
+                              ref->width / CELL};
         memcpy(shape, empty, sizeof empty);
         return 0;
     }
@@ -30,7 +34,8 @@ static int read_value(const ks_latent_ref *ref, int channels, int shape[4], floa
         return 0;
     free(*values);
     *values = NULL;
-    return ks_error_set(err, "%s: the latent has %d channels; the model works on %d", ref->file, shape[1], channels);
+    return ks_error_set(err, "%s: the latent has %d channels; the model works on %d", ref->file,
+                        shape[1], channels);
 }
 
 /* A latent of one item may be asked for several times over (ComfyUI's RepeatLatentBatch). */
@@ -40,8 +45,11 @@ static int repeat_value(const ks_latent_ref *ref, int shape[4], float **values, 
     if (!wanted || wanted == shape[0])
         return 0;
     if (shape[0] != 1)
-        return ks_error_set(err, "%s: batch_size is %d and the file holds a batch of %d: leave batch_size out, or name a "
-                            "latent of batch 1", ref->file, wanted, shape[0]);
+        return ks_error_set(err,
+                            "%s: batch_size is %d and the file holds a batch of %d: leave "
+                            "batch_size out, or name a "
+                            "latent of batch 1",
+                            ref->file, wanted, shape[0]);
     size_t item = (size_t)shape[1] * (size_t)shape[2] * (size_t)shape[3];
     float *all = ks_calloc(item * (size_t)wanted, sizeof *all);
     for (int i = 0; i < wanted; i++)
@@ -68,12 +76,16 @@ static int check_shape(const ks_input_latents *l, int value, const int shape[4],
 {
     const ks_latent_ref *ref = &l->job->latent[value];
     if (memcmp(shape, l->shape, sizeof l->shape))
-        return ks_error_set(err, "latent_image[%d] is [%d, %d, %d, %d] and latent_image[0] is [%d, %d, %d, %d]: one job has "
-                            "one latent shape", value, shape[0], shape[1], shape[2], shape[3], l->shape[0], l->shape[1],
+        return ks_error_set(err,
+                            "latent_image[%d] is [%d, %d, %d, %d] and latent_image[0] is [%d, %d, "
+                            "%d, %d]: one job has "
+                            "one latent shape",
+                            value, shape[0], shape[1], shape[2], shape[3], l->shape[0], l->shape[1],
                             l->shape[2], l->shape[3]);
     if (ref->batch_index && ref->batch_indices != shape[0])
-        return ks_error_set(err, "latent_image[%d].batch_index has %d entries for a batch of %d: one for each", value,
-                            ref->batch_indices, shape[0]);
+        return ks_error_set(
+            err, "latent_image[%d].batch_index has %d entries for a batch of %d: one for each",
+            value, ref->batch_indices, shape[0]);
     return 0;
 }
 
@@ -93,6 +105,7 @@ ks_input_latents *ks_input_latents_new(ks_job *job, int channels, ks_error *err)
         if (check_shape(l, i, shape, err))
             goto failed;
     }
+    l->masks = ks_masks_new(l->shape[0], l->shape[2], l->shape[3]);
     if (!ks_job_set_batch(job, l->shape[0], err))
         return l;
 failed:
@@ -105,6 +118,7 @@ void ks_input_latents_free(ks_input_latents *l)
 {
     if (!l)
         return;
+    ks_masks_free(l->masks);
     free(l->values);
     free(l);
 }
@@ -133,20 +147,41 @@ int ks_input_latents_get(ks_input_latents *l, int value, const float **values, k
     return 0;
 }
 
+int ks_input_latents_mask(ks_input_latents *l, int value, const float **mask, int *masks,
+                          ks_error *err)
+{
+    const ks_latent_ref *ref = &l->job->latent[value];
+    ks_mask found = {0};
+    if (ref->noise_mask.file && ks_masks_take(l->masks, &ref->noise_mask, &found, err))
+        return ks_error_wrap(err, "noise_mask");
+    *mask = found.values;
+    *masks = found.count;
+    if (found.values)
+        ks_masks_give(l->masks, found.values);
+    return 0;
+}
+
 int ks_input_latents_digest(ks_input_latents *l, int value, ks_hash128 *digest, ks_error *err)
 {
     const ks_latent_ref *ref = &l->job->latent[value];
-    const float *values;
-    if (ks_input_latents_get(l, value, &values, err))
+    const float *values, *mask = NULL;
+    int masks = 0;
+    if (ks_input_latents_get(l, value, &values, err) ||
+        ks_input_latents_mask(l, value, &mask, &masks, err))
         return -1;
-    size_t count = 1;
+    size_t count = 1, cells = (size_t)l->shape[2] * (size_t)l->shape[3];
     ks_hasher *h = ks_hasher_new();
     for (int i = 0; i < 4; i++) {
         ks_hasher_add_u64(h, (uint64_t)l->shape[i]);
         count *= (size_t)l->shape[i];
     }
     ks_hasher_add(h, values, values ? count * sizeof *values : 0);
-    ks_hasher_add(h, ref->batch_index, ref->batch_index ? (size_t)ref->batch_indices * sizeof *ref->batch_index : 0);
+    ks_hasher_add(h, ref->batch_index,
+                  ref->batch_index ? (size_t)ref->batch_indices * sizeof *ref->batch_index : 0);
+    if (mask) {
+        ks_hasher_add_text(h, "noise mask");
+        ks_hasher_add(h, mask, (size_t)masks * cells * sizeof *mask);
+    }
     *digest = ks_hasher_end(h);
     return 0;
 }

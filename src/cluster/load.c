@@ -59,3 +59,16 @@ cleanup:
     free(sets);
     return job;
 }
+
+ks_job *ks_job_of_output(const ks_store_info *info, ks_error *err)
+{
+    ks_job *job = ks_job_parse(info->job_path, info->job, err);
+    if (!job)
+        return NULL;
+    job->batch = (int)(info->samples / (ks_job_samples(job) / (uint64_t)job->batch));
+    if (!strcmp(job->axis_files, info->axis_files) && ks_job_samples(job) == info->samples)
+        return job;
+    ks_error_set(err, "%s: the files that axes of this job are read from have changed since it was rendered", info->job_path);
+    ks_job_free(job);
+    return NULL;
+}

@@ -40,6 +40,17 @@ static void collect_names(ks_record *r)
     r->info.scheduler_names = r->names + samplers;
 }
 
+/* How far apart in the sweep neighbouring values of an axis stand. */
+static uint64_t stride_of(const ks_job *job, ks_axis axis)
+{
+    uint64_t stride = 1;
+    for (int a = (int)ks_job_leader(job, axis) + 1; a < KS_AXES; a++) {
+        if (!job->behind[a])
+            stride *= ks_job_axis_size(job, (ks_axis)a);
+    }
+    return stride;
+}
+
 int ks_record_open(ks_record *r, const ks_setup *setup, const ks_ops *ops, int rows, ks_error *err)
 {
     ks_job *job = setup->job;
@@ -65,12 +76,15 @@ int ks_record_open(ks_record *r, const ks_setup *setup, const ks_ops *ops, int r
         .precision = (char *)ops->precision,
         .noise_device = job->noise_device,
         .parallel = r->parallel,
+        .axis_files = job->axis_files,
         .batch_rows = rows,
         .positives = job->positives,
         .negatives = job->negatives,
         .latents = job->latents,
         .start_time = (double)time(NULL),
     };
+    for (int a = 0; a < 3; a++)
+        r->info.label_stride[a] = stride_of(job, (ks_axis)a);
     collect_labels(r, job);
     collect_names(r);
     return 0;

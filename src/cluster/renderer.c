@@ -93,8 +93,13 @@ static int schedule_of(ks_renderer *r, const ks_sample *sample, int *count, ks_e
 {
     free(r->sigmas);
     r->sigmas = NULL;
-    return ks_schedule(&r->setup->sampling, sample->scheduler, sample->steps, sample->denoise,
-                       ks_sampler_at(sample->sampler)->discard_penultimate, &r->sigmas, count, why);
+    if (ks_schedule(&r->setup->sampling, sample->scheduler, sample->steps, sample->denoise,
+                    ks_sampler_at(sample->sampler)->discard_penultimate, &r->sigmas, count, why))
+        return -1;
+    const ks_job *job = r->setup->job;
+    *count = ks_schedule_cut(r->sigmas, *count, job->start_at_step, job->end_at_step,
+                             job->leftover_noise);
+    return 0;
 }
 
 static int fail_sample(ks_renderer *r, uint64_t point, const char *why, ks_error *err)
@@ -103,7 +108,8 @@ static int fail_sample(ks_renderer *r, uint64_t point, const char *why, ks_error
     return r->calls->done(r->calls->self, &result, err);
 }
 
-static int fill_call(ks_renderer *r, uint64_t point, const ks_sample *sample, int count, ks_call *call, ks_error *err)
+static int fill_call(ks_renderer *r, uint64_t point, const ks_sample *sample, int count,
+                     ks_call *call, ks_error *err)
 {
     const ks_setup *s = r->setup;
     int positives;
@@ -125,7 +131,7 @@ static int fill_call(ks_renderer *r, uint64_t point, const ks_sample *sample, in
         .width = s->shape[3],
         .batch_index = ref->batch_index,
         .latent_scale = s->config.latent_scale_factor,
-        .add_noise = true,
+        .add_noise = s->job->add_noise,
         .noise_device = s->job->noise,
         .positives = positives,
         .negatives = f->count - positives,
@@ -133,7 +139,9 @@ static int fill_call(ks_renderer *r, uint64_t point, const ks_sample *sample, in
         .negative = f->guidance + positives,
         .tag = f,
     };
-    if (!ks_input_latents_get(s->latents, sample->latent, &call->latent, err))
+    if (!ks_input_latents_get(s->latents, sample->latent, &call->latent, err) &&
+        !ks_input_latents_mask(s->latents, sample->latent, &call->noise_mask, &call->noise_masks,
+                               err))
         return 1;
     flight_free(r, f);
     return -1;
@@ -195,7 +203,10 @@ static int engine_poll(void *self, bool idle, bool *finished, ks_error *err)
 int ks_renderer_run(ks_renderer *r, const ks_render_calls *calls, ks_error *err)
 {
     r->calls = calls;
-    ks_engine_calls engine = {.self = r, .next = engine_next, .done = engine_done, .network = engine_network,
+    ks_engine_calls engine = {.self = r,
+                              .next = engine_next,
+                              .done = engine_done,
+                              .network = engine_network,
                               .poll = calls->poll ? engine_poll : NULL};
     return ks_engine_run(r->engine, &engine, err);
 }

@@ -1,6 +1,7 @@
 /* One rank's engine with its model: points of a sweep in, latents and pictures out.
  *
- * A point is one KSampler call: `batch` samples that differ only in their place in the latent's batch. */
+ * A point is one KSampler call: `batch` samples that differ only in their place in the latent's
+ * batch. */
 #ifndef KS_CLUSTER_RENDERER_H
 #define KS_CLUSTER_RENDERER_H
 
@@ -19,17 +20,19 @@ typedef struct ks_rendered {
     const float *latent; /* [batch, C, H, W]; NULL when it failed */
     const uint8_t *rgb;  /* [batch, 8H, 8W, 3], or NULL without images */
     int64_t nfe;
-    const char *error;   /* why it failed, or NULL */
+    const char *error; /* why it failed, or NULL */
 } ks_rendered;
 
 typedef struct ks_render_calls {
     void *self;
     int (*next)(void *self, uint64_t *point); /* 1 a point, 0 none now */
     int (*done)(void *self, const ks_rendered *result, ks_error *err);
-    int (*poll)(void *self, bool idle, bool *finished, ks_error *err); /* as in engine.h; may be NULL */
+    int (*poll)(void *self, bool idle, bool *finished,
+                ks_error *err); /* as in engine.h; may be NULL */
 } ks_render_calls;
 
-/* Loads the model onto ops and plans calls of `rows` rows. images: decode as well. setup and ops outlive it. */
+/* Loads the model onto ops and plans calls of `rows` rows. images: decode as well. setup and ops
+ * outlive it. */
 ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, int rows, bool images, ks_error *err);
 void ks_renderer_free(ks_renderer *r);
 

@@ -5,22 +5,13 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "cluster/bitmap.h"
 
 typedef struct ks_stray {
     ks_hash128 key;
     int64_t index; /* in the present sweep; -1 until found */
     bool done;
 } ks_stray;
-
-static bool bit(const uint64_t *map, uint64_t i)
-{
-    return map[i / 64] >> (i % 64) & 1;
-}
-
-static void set_bit(uint64_t *map, uint64_t i)
-{
-    map[i / 64] |= (uint64_t)1 << (i % 64);
-}
 
 static ks_hash128 key_at(const ks_resume *r, uint64_t index)
 {
@@ -29,12 +20,16 @@ static ks_hash128 key_at(const ks_resume *r, uint64_t index)
     return ks_job_keyer_key(r->keyer, &sample);
 }
 
-static void mark(ks_resume *r, uint64_t index)
+static void mark(ks_resume *r, uint64_t index, bool done)
 {
-    if (!r->sample_done)
-        r->sample_done = ks_calloc((size_t)(r->samples / 64 + 1), sizeof *r->sample_done);
-    if (!bit(r->sample_done, index)) {
-        set_bit(r->sample_done, index);
+    uint64_t words = ks_bitmap_words(r->samples);
+    if (!r->sample_done) {
+        r->sample_done = ks_calloc((size_t)words, sizeof *r->sample_done);
+        r->sample_tried = ks_calloc((size_t)words, sizeof *r->sample_tried);
+    }
+    ks_bit_set(r->sample_tried, index);
+    if (done && !ks_bit(r->sample_done, index)) {
+        ks_bit_set(r->sample_done, index);
         r->done++;
     }
 }
@@ -56,8 +51,7 @@ static int see_row(void *self, const ks_row *row, int shard, uint64_t place, ks_
     if (row->index < r->samples) {
         ks_hash128 key = key_at(r, row->index);
         if (ks_hash_equal(&key, &row->key)) {
-            if (row->status == KS_DONE)
-                mark(r, row->index);
+            mark(r, row->index, row->status == KS_DONE);
             return 0;
         }
     }
@@ -103,8 +97,7 @@ static void place_strays(ks_resume *r)
             continue;
         left--;
         s->index = (int64_t)i;
-        if (s->done)
-            mark(r, i);
+        mark(r, i, s->done);
     }
     for (uint64_t i = 0; i < r->strays; i++)
         r->foreign += r->stray[i].index < 0 && r->stray[i].done;
@@ -128,6 +121,7 @@ void ks_resume_close(ks_resume *r)
 {
     ks_job_keyer_free(r->keyer);
     free(r->sample_done);
+    free(r->sample_tried);
     free(r->stray);
     *r = (ks_resume){0};
 }
@@ -150,15 +144,25 @@ uint64_t *ks_resume_points(const ks_resume *r, uint64_t *points_done)
     if (!r->sample_done)
         return NULL;
     uint64_t batch = (uint64_t)r->setup->shape[0], points = r->samples / batch;
-    uint64_t *map = ks_calloc((size_t)(points / 64 + 1), sizeof *map);
+    uint64_t *map = ks_calloc((size_t)ks_bitmap_words(points), sizeof *map);
     for (uint64_t p = 0; p < points; p++) {
         bool all = true;
         for (uint64_t b = 0; b < batch && all; b++)
-            all = bit(r->sample_done, p * batch + b);
+            all = ks_bit(r->sample_done, p * batch + b);
         if (all) {
-            set_bit(map, p);
+            ks_bit_set(map, p);
             ++*points_done;
         }
     }
     return map;
+}
+
+uint64_t ks_resume_missing(const ks_resume *r, const uint64_t *wanted)
+{
+    uint64_t batch = (uint64_t)r->setup->shape[0], missing = 0;
+    for (uint64_t i = 0; i < r->samples; i++) {
+        bool in = !wanted || ks_bit(wanted, i / batch);
+        missing += in && !(r->sample_tried && ks_bit(r->sample_tried, i));
+    }
+    return missing;
 }

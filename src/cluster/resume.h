@@ -13,6 +13,7 @@ typedef struct ks_resume {
     ks_job_keyer *keyer;
     uint64_t samples, done;      /* of the sweep */
     uint64_t *sample_done;       /* bitmap over samples; NULL when nothing was found */
+    uint64_t *sample_tried;      /* the same of those that are done or failed */
     struct ks_stray *stray;      /* rows of another sweep's order, by key */
     uint64_t strays, stray_room;
     uint64_t foreign;            /* done rows that this job does not ask for */
@@ -28,5 +29,8 @@ int64_t ks_resume_index(void *resume, const ks_row *row);
 
 /* Bitmap over points (batch samples each): all of the point's samples are done. free() it; NULL when nothing is. */
 uint64_t *ks_resume_points(const ks_resume *r, uint64_t *points_done);
+
+/* Samples of the wanted points (bitmap; NULL: all) that are neither done nor failed. */
+uint64_t ks_resume_missing(const ks_resume *r, const uint64_t *wanted);
 
 #endif

@@ -12,26 +12,32 @@
 #include "backend/ops.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/threads.h"
+#include "cluster/bitmap.h"
+#include "cluster/claim.h"
 #include "cluster/comm.h"
 #include "cluster/coordinator.h"
+#include "cluster/device.h"
+#include "cluster/layout.h"
 #include "cluster/load.h"
 #include "cluster/progress.h"
 #include "cluster/record.h"
 #include "cluster/renderer.h"
 #include "cluster/resume.h"
+#include "cluster/select.h"
 #include "cluster/setup.h"
 #include "cluster/worker.h"
 #include "ksweep/ksweep.h"
 #include "sampling/sampler.h"
 #include "store/store.h"
 
-/* One rank's run. Rank 0 alone has resume, coordinator and line. */
+/* One rank's run. Rank 0 alone has selection, claim, resume, coordinator and line. */
 typedef struct run {
     const ks_run_options *options;
     ks_run_summary *summary;
     ks_comm *comm;
     ks_setup setup;
+    ks_selection selection;
+    ks_claim *claim;
     ks_resume resume;
     ks_coordinator *coordinator;
     ks_progress_line line;
@@ -42,7 +48,10 @@ typedef struct run {
     ks_record record;
     char *folder; /* OUT.d */
     int rows;
-    bool complete, begun; /* nothing is left to do; rendering has begun on every rank */
+    uint64_t todo; /* points that this run is to render */
+    bool complete; /* everything that was asked for is there, collected */
+    bool idle;     /* there is nothing to render, but perhaps to collect */
+    bool begun;    /* rendering has begun on every rank */
     double started, unflushed_since;
     ks_engine_stats full; /* as of this rank's last lease being taken up */
     bool dry, pace_told;
@@ -91,14 +100,14 @@ static int check_output(const char *output, ks_error *err)
     return rc;
 }
 
-/* A sweep's rows must fit on the disk; a file system that does not tell its free space is believed to have it. */
+/* What is to be rendered must fit on the disk; a file system that does not tell its free space is believed to have it. */
 static int check_space(const run *r, ks_error *err)
 {
     const ks_job *job = r->setup.job;
     const int *s = r->setup.shape;
     double cells = (double)s[2] * s[3];
     double row = cells * s[1] * (job->latents_float16 ? 2 : 4) + (job->images ? cells * 64 * 3 : 0);
-    double needed = row * (double)(ks_job_samples(job) - r->resume.done);
+    double needed = row * (double)r->todo * s[0];
     char *folder = ks_path_beside(job->output, ".");
     struct statvfs fs;
     bool known = folder && !statvfs(folder, &fs);
@@ -129,9 +138,9 @@ static int match_output(run *r, ks_error *err)
     else if (old->float16 != job->latents_float16 || old->images != job->images)
         rc = ks_error_set(err, "%s was begun with latents as %s, images %s: keep output.latents and output.images, or name "
                           "another output.file", job->output, old->float16 ? "float16" : "float32", old->images ? "on" : "off");
-    else if (strcmp(old->backend, "cpu") || strcmp(old->precision, "fp32"))
-        rc = ks_error_set(err, "%s was begun on %s in %s, this run is on cpu in fp32: name another output.file", job->output,
-                          old->backend, old->precision);
+    else if (strcmp(old->backend, r->ops->name) || strcmp(old->precision, r->ops->precision))
+        rc = ks_error_set(err, "%s was begun on %s in %s, this run is on %s in %s: name another output.file", job->output,
+                          old->backend, old->precision, r->ops->name, r->ops->precision);
     r->rows = old->batch_rows;
     ks_store_info_free(old);
     return rc;
@@ -140,8 +149,7 @@ static int match_output(run *r, ks_error *err)
 static int look_at_output(run *r, ks_error *err)
 {
     const char *output = r->setup.job->output;
-    if (check_output(output, err) || match_output(r, err) || ks_resume_open(&r->resume, &r->setup, output, err) ||
-        check_space(r, err))
+    if (match_output(r, err) || ks_resume_open(&r->resume, &r->setup, output, err))
         return -1;
     if (r->resume.foreign)
         return ks_error_set(err, "%s holds %llu samples that this job does not ask for: name another output.file, or put "
@@ -149,40 +157,92 @@ static int look_at_output(run *r, ks_error *err)
     return 0;
 }
 
+/* Takes this run's place at the output; what it cannot be written to is not waited for. */
+static int claim_output(run *r, ks_error *err)
+{
+    const ks_selection *s = &r->selection;
+    if (check_output(r->setup.job->output, err))
+        return -1;
+    r->claim = ks_claim_open(r->setup.job->output, s->part, s->parts, NULL, err);
+    return r->claim ? 0 : -1;
+}
+
+/* Rows of a network call: what the output was begun with, what the job says, or what suits the machine. */
+static int choose_rows(run *r, ks_error *err)
+{
+    const ks_job *job = r->setup.job;
+    bool begun = r->rows != 0;
+    if (!r->rows)
+        r->rows = job->batch_rows;
+    if (!r->rows && ks_setup_choose_rows(&r->setup, r->ops, ks_comm_local_size(r->comm), &r->rows, err))
+        return -1;
+    if (!r->selection.parts)
+        ks_layout_clear(r->folder);
+    else if (!begun && ks_layout_agree(r->folder, r->ops->name, r->ops->precision, &r->rows, err))
+        return -1;
+    if (job->batch_rows && r->rows != job->batch_rows)
+        return ks_error_set(err, "%s: parallel.batch_rows is %d and %s was begun with %d: leave it out or keep it", job->path,
+                            job->batch_rows, job->output, r->rows);
+    return 0;
+}
+
+/* Whether all rows lie in OUT itself. */
+static bool is_collected(const run *r)
+{
+    struct stat status;
+    return !stat(r->setup.job->output, &status) && !ks_store_has_shards(r->setup.job->output);
+}
+
+/* The points that are not to be rendered: done ones, and others' (bitmap; NULL: none). Counts those that are left, and finds out
+ * whether there is nothing to do. */
+static uint64_t *list_done(run *r)
+{
+    const ks_selection *s = &r->selection;
+    const uint64_t *mine = s->mine_map ? s->mine_map : s->wanted_map;
+    uint64_t done, wanted_left = 0;
+    uint64_t *map = ks_resume_points(&r->resume, &done);
+    if (!map && mine)
+        map = ks_calloc((size_t)ks_bitmap_words(s->points), sizeof *map);
+    r->todo = s->points - done;
+    if (mine)
+        r->todo = 0;
+    for (uint64_t p = 0; mine && p < s->points; p++) {
+        bool left = !ks_bit(map, p);
+        wanted_left += left && (!s->wanted_map || ks_bit(s->wanted_map, p));
+        if (!ks_bit(mine, p))
+            ks_bit_set(map, p);
+        else
+            r->todo += left;
+    }
+    r->idle = !r->todo;
+    r->complete = r->idle && !wanted_left && is_collected(r);
+    return map;
+}
+
 /* Rank 0's look at everything; what it decides is sent to the others. */
 static int decide(run *r, ks_error *err)
 {
-    const ks_job *job = r->setup.job;
-    if (job->batch_rows)
-        r->rows = job->batch_rows;
-    int asked = r->rows;
-    if (ks_setup_digest(&r->setup, err) || look_at_output(r, err))
+    const ks_run_options *o = r->options;
+    if (ks_select(&r->selection, r->setup.job, o->filters, o->filter_count, o->shard, err) ||
+        ks_setup_digest(&r->setup, err) || claim_output(r, err) || look_at_output(r, err) || choose_rows(r, err))
         return -1;
-    if (asked && r->rows != asked)
-        return ks_error_set(err, "%s: parallel.batch_rows is %d and %s was begun with %d: leave it out or keep it", job->path,
-                            asked, job->output, r->rows);
-    if (!r->rows && ks_setup_choose_rows(&r->setup, r->ops->threads, (double)r->ops->memory_free(r->ops),
-                                         ks_comm_local_size(r->comm), &r->rows, err))
-        return -1;
-    uint64_t points = ks_job_samples(job) / (uint64_t)r->setup.shape[0], done;
-    uint64_t *map = ks_resume_points(&r->resume, &done);
-    struct stat status;
-    r->complete = done == points && !stat(job->output, &status) && stat(r->folder, &status);
-    ks_coordinator_options options = {.points = points, .done = map, .workers = ks_comm_size(r->comm)};
+    uint64_t *map = list_done(r);
+    ks_coordinator_options options = {.points = r->selection.points, .done = map, .workers = ks_comm_size(r->comm)};
     r->coordinator = ks_coordinator_new(&options, err);
     free(map);
-    return r->coordinator ? 0 : -1;
+    return r->coordinator ? check_space(r, err) : -1;
 }
 
 static int share_decisions(run *r, ks_error *err)
 {
     struct {
-        int64_t rows, complete;
-    } told = {r->rows, r->complete};
+        int64_t rows, complete, idle;
+    } told = {r->rows, r->complete, r->idle};
     if (ks_setup_share(&r->setup, r->comm, err) || ks_comm_broadcast(r->comm, &told, sizeof told, 0, err))
         return -1;
     r->rows = (int)told.rows;
     r->complete = told.complete != 0;
+    r->idle = told.idle != 0;
     return 0;
 }
 
@@ -192,12 +252,7 @@ static int open_job(run *r, ks_error *err)
     if (!job || ks_setup_open(&r->setup, job, err))
         return -1;
     r->folder = ks_format("%s.d", job->output);
-    int threads = r->options->threads;
-    if (!threads) {
-        threads = ks_threads_available() / ks_comm_local_size(r->comm);
-        threads = threads > 0 ? threads : 1;
-    }
-    r->ops = ks_ops_cpu(threads, err);
+    r->ops = ks_device_open(job, ks_comm_local_rank(r->comm), ks_comm_local_size(r->comm), r->options->threads, err);
     return r->ops ? 0 : -1;
 }
 
@@ -247,13 +302,22 @@ static int run_done(void *self, const ks_rendered *result, ks_error *err)
     return ks_worker_done(r->worker, result->point, result->error != NULL, (double)stats.rows, (double)stats.rows_saved, err);
 }
 
+/* How far this run is: of the points that are its own. */
+static void own_progress(const run *r, double now, ks_progress *p)
+{
+    ks_coordinator_progress(r->coordinator, now, p);
+    uint64_t others = r->selection.points - r->selection.mine;
+    p->points -= others;
+    p->done_before -= others;
+}
+
 static void show_progress(run *r, bool end)
 {
     if (!r->coordinator)
         return;
     ks_progress p;
     double rows, saved, now = ks_seconds();
-    ks_coordinator_progress(r->coordinator, now, &p);
+    own_progress(r, now, &p);
     ks_worker_rows(r->worker, &rows, &saved);
     (end ? ks_progress_end : ks_progress_show)(&r->line, &p, r->setup.shape[0], rows, ks_comm_size(r->comm), now);
 }
@@ -287,6 +351,8 @@ static int run_poll(void *self, bool idle, bool *finished, ks_error *err)
         ks_renderer_stats(r->renderer, &r->full);
     }
     show_progress(r, false);
+    if (rc == 0 && r->claim && ks_claim_check(r->claim, err))
+        return -1;
     if (rc == 0 && tell_pace(r, err))
         return -1;
     if (rc == 0 && r->shard && flush_shard(r, false, err))
@@ -351,14 +417,44 @@ static int render_all(run *r, ks_error *err)
     return own < 0 ? -1 : all;
 }
 
-static int collect(run *r, ks_error *err)
+/* Looks at what the output holds now. */
+static int look_again(run *r, ks_error *err)
 {
-    r->record.info.end_time = (double)time(NULL);
     ks_resume_close(&r->resume);
     if (ks_resume_open(&r->resume, &r->setup, r->setup.job->output, err))
         return -1;
+    r->summary->missing = ks_resume_missing(&r->resume, r->selection.wanted_map);
+    return 0;
+}
+
+static int collect(run *r, ks_error *err)
+{
+    r->summary->collected = true;
+    if (is_collected(r))
+        return 0;
+    r->record.info.end_time = (double)time(NULL);
+    ks_layout_clear(r->folder);
     return ks_store_collect(r->setup.job->output, &r->record.info, ks_record_collect_mode(&r->setup), ks_resume_index,
                             &r->resume, err);
+}
+
+/* Rank 0, when all that it asked for is rendered: a run of the whole collects; a part does when it is the last one and nothing
+ * is missing. */
+static int finish(run *r, ks_error *err)
+{
+    char *others = NULL;
+    int mine = 1;
+    if (ks_claim_check(r->claim, err))
+        return -1;
+    if (r->selection.parts)
+        mine = ks_claim_collect(r->claim, &others, err);
+    int rc = mine < 0 || look_again(r, err) ? -1 : 0;
+    if (!rc && others && !r->summary->missing)
+        ks_log_info("%s: %s is still at it and will collect", r->setup.job->output, others);
+    if (!rc && mine && (!r->selection.parts || !r->summary->missing))
+        rc = collect(r, err);
+    free(others);
+    return rc;
 }
 
 /* Collective: fills rank 0's summary with what all ranks did. */
@@ -380,7 +476,7 @@ static int summarise(run *r, ks_error *err)
     if (!r->coordinator)
         return 0;
     ks_progress p;
-    ks_coordinator_progress(r->coordinator, ks_seconds(), &p);
+    own_progress(r, ks_seconds(), &p);
     uint64_t batch = (uint64_t)r->setup.shape[0];
     r->summary->rendered = p.done * batch;
     r->summary->failed = p.failed * batch;
@@ -393,7 +489,8 @@ static void name_output(run *r)
     const ks_job *job = r->setup.job;
     ks_run_summary *s = r->summary;
     strncpy(s->output, job->output, sizeof s->output - 1);
-    s->samples = ks_job_samples(job);
+    s->samples = r->selection.wanted * (uint64_t)r->setup.shape[0];
+    s->parts = r->selection.parts;
     s->rank = ks_comm_rank(r->comm);
     s->ranks = ks_comm_size(r->comm);
 }
@@ -403,7 +500,7 @@ static int end_together(run *r, int rc, ks_error *err)
 {
     ks_error other = KS_ERROR_NONE;
     if (is_root(r)) {
-        if (rc == 0 && collect(r, err))
+        if (rc == 0 && finish(r, err))
             rc = -1;
         if (ks_worker_release(r->worker, rc, rc < 0 ? &other : err))
             return -1;
@@ -413,15 +510,22 @@ static int end_together(run *r, int rc, ks_error *err)
     return summarise(r, rc < 0 ? &other : err) ? -1 : rc;
 }
 
+/* Rank 0, when there was nothing to render. */
+static int finish_idle(run *r, ks_error *err)
+{
+    return ks_record_open(&r->record, &r->setup, r->ops, r->rows, err) || finish(r, err) ? -1 : 0;
+}
+
 /* Collective. 0 done, 1 stopped, -1 failed. */
 static int run_job(run *r, ks_error *err)
 {
     if (agree(r, open_job(r, err), err) || agree(r, is_root(r) ? decide(r, err) : 0, err) || share_decisions(r, err))
         return -1;
     name_output(r);
-    if (r->complete) {
-        r->summary->done_before = r->resume.done;
-        return 0;
+    if (r->complete || r->idle) {
+        r->summary->done_before = r->summary->samples;
+        r->summary->collected = r->complete;
+        return r->complete ? 0 : agree(r, is_root(r) ? finish_idle(r, err) : 0, err);
     }
     int rc = render_all(r, err);
     return r->begun ? end_together(r, rc, err) : rc;
@@ -434,6 +538,8 @@ static void run_close(run *r)
     ks_worker_free(r->worker);
     ks_coordinator_free(r->coordinator);
     ks_resume_close(&r->resume);
+    ks_selection_free(&r->selection);
+    ks_claim_close(r->claim);
     ks_setup_close(&r->setup);
     if (r->ops)
         r->ops->free(r->ops);

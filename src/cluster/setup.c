@@ -8,7 +8,7 @@
 #include "model/model.h"
 #include "model/tokenizer.h"
 
-enum { CELL = 8, ROWS_AT_LEAST = 8, ROWS_AT_MOST = 64 };
+enum { CELL = 8, CPU_ROWS = 8, GPU_ROWS = 16, ROWS_AT_MOST = 64 };
 
 static bool uses_text(const ks_conditioning *values, int count)
 {
@@ -60,7 +60,7 @@ int ks_setup_open(ks_setup *s, ks_job *job, ks_error *err)
     if (!s->latents)
         return -1;
     ks_input_latents_shape(s->latents, s->shape);
-    s->conditions = ks_conditions_new(&s->config, CELL * s->shape[2], CELL * s->shape[3]);
+    s->conditions = ks_conditions_new(&s->config, s->shape);
     return 0;
 }
 
@@ -165,11 +165,15 @@ void ks_setup_close(ks_setup *s)
     *s = (ks_setup){0};
 }
 
-static int most_items(const ks_conditioning *values, int count)
+/* The most conditionings of a value, or those with an area: each of them asks for a row on the other
+ * side too. */
+static int most_items(const ks_conditioning *values, int count, bool areas)
 {
     int most = 0;
-    for (int i = 0; i < count; i++)
-        most = values[i].count > most ? values[i].count : most;
+    for (int i = 0; i < count; i++) {
+        int items = areas ? ks_conditions_areas(&values[i]) : values[i].count;
+        most = items > most ? items : most;
+    }
     return most;
 }
 
@@ -179,32 +183,43 @@ int ks_setup_rows_per_call(const ks_setup *s)
     bool guided = false;
     for (int i = 0; i < job->cfgs; i++)
         guided |= fabs(job->cfg[i] - 1.0) > 1e-9;
-    int items = most_items(job->positive, job->positives) + (guided ? most_items(job->negative, job->negatives) : 0);
+    int items = most_items(job->positive, job->positives, false) +
+                most_items(job->negative, job->negatives, true);
+    if (guided)
+        items += most_items(job->negative, job->negatives, false) +
+                 most_items(job->positive, job->positives, true);
     return items * s->shape[0];
 }
 
-double ks_setup_weight_bytes(const ks_setup *s)
+static int element_bytes(const ks_ops *ops)
 {
-    return 4.0 * (double)s->config.parameters;
+    return strcmp(ops->precision, "fp32") ? 2 : 4;
 }
 
-double ks_setup_row_bytes(const ks_setup *s)
+double ks_setup_weight_bytes(const ks_setup *s, const ks_ops *ops)
 {
-    return ks_unet_activation_bytes(&s->config.unet, s->shape[2], s->shape[3], (int)sizeof(float));
+    return element_bytes(ops) * (double)s->config.parameters;
 }
 
-int ks_setup_choose_rows(const ks_setup *s, int threads, double memory_free, int ranks, int *rows, ks_error *err)
+double ks_setup_row_bytes(const ks_setup *s, const ks_ops *ops)
 {
+    return ks_unet_activation_bytes(&s->config.unet, s->shape[2], s->shape[3], element_bytes(ops));
+}
+
+int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, int *rows, ks_error *err)
+{
+    bool gpu = strcmp(ops->name, "cpu") != 0;
+    int sharing = gpu ? 1 : ranks, least = gpu ? GPU_ROWS : CPU_ROWS;
     double calls = (double)ks_job_samples(s->job) / s->shape[0];
-    double wanted = threads > ROWS_AT_LEAST ? threads : ROWS_AT_LEAST;
+    double wanted = ops->threads > least ? ops->threads : least;
     double useful = calls * ks_setup_rows_per_call(s);
-    double share = memory_free / ranks - ks_setup_weight_bytes(s);
-    double fitting = floor(0.7 * share / ks_setup_row_bytes(s));
+    double memory = (double)ops->memory_free(ops) / sharing;
+    double weights = ks_setup_weight_bytes(s, ops), row = ks_setup_row_bytes(s, ops);
+    double fitting = floor(0.7 * (memory - weights) / row);
     if (fitting < 1)
-        return ks_error_set(err, "the model needs %.1f GiB and each row of %d x %d pixels %.1f GiB more; %.1f GiB of memory are "
-                            "free for each of the %d ranks on this node", ks_setup_weight_bytes(s) / 0x1p30,
-                            CELL * s->shape[3], CELL * s->shape[2], ks_setup_row_bytes(s) / 0x1p30,
-                            memory_free / ranks / 0x1p30, ranks);
+        return ks_error_set(err, "the model needs %.1f GiB and each row of %d x %d pixels %.1f GiB more; %.1f GiB of %s memory "
+                            "are free for this rank", weights / 0x1p30, CELL * s->shape[3], CELL * s->shape[2],
+                            row / 0x1p30, memory / 0x1p30, ops->name);
     *rows = (int)fmax(1, fmin(fmin(wanted, ROWS_AT_MOST), fmin(useful, fitting)));
     return 0;
 }

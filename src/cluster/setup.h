@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "backend/ops.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "cluster/comm.h"
@@ -48,12 +49,12 @@ void ks_setup_close(ks_setup *s);
 /* Network rows that one KSampler call asks for at once: the most over the sweep. */
 int ks_setup_rows_per_call(const ks_setup *s);
 
-/* Rows of a network call for this sweep, from its size, the CPUs and free memory. ranks: on this node. Fails when not even one
+/* Rows of a network call for this sweep, from its size and the device's free memory. ranks: that share a CPU's memory. Fails when not even one
  * row fits. */
-int ks_setup_choose_rows(const ks_setup *s, int threads, double memory_free, int ranks, int *rows, ks_error *err);
+int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, int *rows, ks_error *err);
 
-/* Bytes of the model's weights at 4 bytes each, and of one row's activations. */
-double ks_setup_weight_bytes(const ks_setup *s);
-double ks_setup_row_bytes(const ks_setup *s);
+/* Device bytes of the UNet's weights, and of one row's activations. */
+double ks_setup_weight_bytes(const ks_setup *s, const ks_ops *ops);
+double ks_setup_row_bytes(const ks_setup *s, const ks_ops *ops);
 
 #endif

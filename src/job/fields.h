@@ -32,8 +32,8 @@ struct ks_field {
 
 /* Objects that a job file has. Names the rows of the table of what this version refuses. */
 typedef enum ks_part {
-    KS_PART_JOB, KS_PART_COND, KS_PART_LATENT, KS_PART_SEED, KS_PART_RANGE, KS_PART_PARALLEL,
-    KS_PART_OUTPUT
+    KS_PART_JOB, KS_PART_COND, KS_PART_LATENT, KS_PART_SEED, KS_PART_RANGE, KS_PART_LINES,
+    KS_PART_MASK, KS_PART_PARALLEL, KS_PART_OUTPUT
 } ks_part;
 
 /* Reads an object by its table (rows end with name NULL). Fails on unknown keys, on what this
@@ -58,6 +58,9 @@ ks_field_fn ks_field_axis;
 ks_field_fn ks_item_double, ks_item_int, ks_item_sampler, ks_item_scheduler;
 ks_field_fn ks_item_conditioning, ks_item_latent;
 ks_field_fn ks_range_doubles, ks_range_ints; /* set array and count as ks_field_axis does */
+
+/* An axis of conditionings: as ks_field_axis, or from a file (lines.h). into is a ks_job. */
+ks_field_fn ks_field_conditionings;
 
 /* The seed axis, into a ks_job whose control is known. */
 ks_field_fn ks_field_seed;

@@ -2,7 +2,8 @@
  *
  * A sweep is an index space, never a list: sample i is computed from i. Axis order, slowest
  * first: positive, negative, latent_image, denoise, scheduler, sampler_name, cfg, steps, seed,
- * and the place in the latent's batch fastest of all. */
+ * and the place in the latent's batch fastest of all. Axes that "sweep" names in one group walk
+ * together, at the place of the slowest of them: its leader. */
 #ifndef KS_JOB_JOB_H
 #define KS_JOB_JOB_H
 
@@ -21,6 +22,21 @@ typedef enum ks_axis {
 /* The axis' name as the job file spells it ("positive", ..., "seed", "batch"). */
 const char *ks_axis_name(ks_axis axis);
 
+/* Where a mask comes from: a tensor of a safetensors or HDF5 file, or a channel of a PNG. */
+typedef struct ks_mask_ref {
+    char *file;   /* NULL: no mask */
+    char *tensor; /* NULL: not named */
+} ks_mask_ref;
+
+/* Where a conditioning counts. */
+typedef struct ks_region_ref {
+    bool has_area, shares; /* area: in shares of the picture instead of pixels */
+    double area[4];        /* height, width, y, x */
+    ks_mask_ref mask;
+    double mask_strength;
+    bool bounds; /* the area is the mask's bounds */
+} ks_region_ref;
+
 /* One conditioning. Paths are as seen from the job file's folder, made usable from here. */
 typedef struct ks_cond_ref {
     char *text;                     /* a prompt, or NULL */
@@ -28,12 +44,14 @@ typedef struct ks_cond_ref {
     double strength, start_percent, end_percent;
     bool has_size; /* any of SDXL's sizes was given */
     int size[6];   /* height, width, crop_h, crop_w, target_height, target_width; -1: default */
+    ks_region_ref *region; /* NULL: the whole picture */
 } ks_cond_ref;
 
 typedef struct ks_conditioning { /* one value of the positive or negative axis */
     int count;
     ks_cond_ref *item;
-    char *label; /* the text, or the reference as compact JSON: what /positive holds */
+    char *label; /* the text (item[0].text itself when the value is nothing else), or the reference
+                  * as compact JSON: what /positive holds */
 } ks_conditioning;
 
 typedef struct ks_latent_ref { /* one value of latent_image */
@@ -43,8 +61,11 @@ typedef struct ks_latent_ref { /* one value of latent_image */
     int batch_size;            /* 0: not given */
     int64_t *batch_index;      /* [batch_indices] or NULL */
     int batch_indices;
+    ks_mask_ref noise_mask; /* 0 keeps the latent, 1 renders it anew */
     char *label; /* the reference as compact JSON: what /latent_image holds */
 } ks_latent_ref;
+
+enum { KS_LAST_STEP = 10000 }; /* of end_at_step: the schedule is not cut */
 
 typedef enum ks_control { KS_FIXED, KS_INCREMENT, KS_DECREMENT, KS_RANDOMIZE } ks_control;
 
@@ -53,6 +74,8 @@ typedef struct ks_job {
     char *text;  /* the job as it was, with --set applied (compact JSON) */
     char *model; /* path */
     int positives, negatives, latents, denoises, schedulers, samplers, cfgs, steps_count;
+    int behind[KS_AXES]; /* how far above an axis its leader stands; 0: it leads, or is alone */
+    char axis_files[33]; /* digest in hex of the files that axes were read from; "": none */
     ks_conditioning *positive, *negative;
     ks_latent_ref *latent;
     double *denoise;
@@ -71,6 +94,8 @@ typedef struct ks_job {
     int tensor, rows, batch_rows;
     char *output; /* path of out.h5 */
     bool latents_float16, images;
+    bool add_noise, leftover_noise; /* KSampler (Advanced) */
+    int start_at_step, end_at_step;
     char collect[8];
     int batch; /* latents of one KSampler call: from the job where it tells, else 1 until
                 * ks_job_set_batch says what the latent's file holds */
@@ -105,6 +130,8 @@ int ks_job_set_batch(ks_job *job, int batch, ks_error *err);
 /* Values on an axis (the batch axis: job->batch) and samples in all; a product above 2^63-1 was
  * refused at load. */
 uint64_t ks_job_axis_size(const ks_job *job, ks_axis axis);
+/* The axis whose place this one shares: itself, unless it walks with a slower one. */
+ks_axis ks_job_leader(const ks_job *job, ks_axis axis);
 uint64_t ks_job_samples(const ks_job *job);
 
 /* Sample of an index < ks_job_samples. */
@@ -114,7 +141,8 @@ void ks_job_sample(const ks_job *job, uint64_t index, ks_sample *out);
  * (Steele et al. 2014) started at seed_start: k = 0 is seed_start itself, k > 0 its k-th output. */
 uint64_t ks_job_seed(const ks_job *job, uint64_t k);
 
-/* The place on every axis of a sample, and the sample's index from its places. */
+/* The place on every axis of a sample, and the sample's index from its places. Axes that walk
+ * together have the same place; ks_job_index looks at the leaders' alone. */
 void ks_job_coordinates(const ks_job *job, uint64_t index, uint64_t at[KS_AXES]);
 uint64_t ks_job_index(const ks_job *job, const uint64_t at[KS_AXES]);
 

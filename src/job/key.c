@@ -28,6 +28,19 @@ static ks_hash128 sampler_digest(const ks_sampler *sampler, const ks_noise_devic
     return ks_hasher_end(h);
 }
 
+/* KSampler (Advanced), where it differs from KSampler. Leftover noise is what a cut leaves. */
+static void add_advanced(ks_hasher *h, const ks_job *job)
+{
+    bool cut = job->end_at_step < KS_LAST_STEP;
+    if (job->add_noise && job->start_at_step == 0 && !cut)
+        return;
+    ks_hasher_add_text(h, "advanced");
+    ks_hasher_add_u64(h, job->add_noise);
+    ks_hasher_add_u64(h, (uint64_t)job->start_at_step);
+    ks_hasher_add_u64(h, (uint64_t)job->end_at_step);
+    ks_hasher_add_u64(h, cut && job->leftover_noise);
+}
+
 static ks_hash128 head_digest(const ks_job *job, const ks_job_digests *digests)
 {
     ks_hasher *h = ks_hasher_new();
@@ -35,6 +48,7 @@ static ks_hash128 head_digest(const ks_job *job, const ks_job_digests *digests)
     ks_hasher_add(h, digests->model.byte, sizeof digests->model.byte);
     ks_hasher_add_text(h, job->prediction);
     ks_hasher_add_u64(h, job->zsnr);
+    add_advanced(h, job);
     return ks_hasher_end(h);
 }
 

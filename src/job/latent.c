@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "job/fields.h"
+#include "job/region.h"
 #include "job/sweep.h"
 
 enum { SMALLEST = 16, LARGEST = 16384, CELL = 8, MOST_LATENTS = 4096 };
@@ -54,6 +55,7 @@ static const ks_field fields[] = {
     {.name = "batch_size", .read = ks_field_int, .at = offsetof(ks_latent_ref, batch_size),
      .low = 1, .high = MOST_LATENTS},
     {.name = "batch_index", .read = field_batch_index},
+    {.name = "noise_mask", .read = ks_field_mask_file, .at = offsetof(ks_latent_ref, noise_mask)},
     {.name = NULL}};
 
 /* Latents of one call as far as the job file tells; 0: the latent's file has to say. */
@@ -150,6 +152,7 @@ void ks_latents_free(ks_latent_ref *values, int count)
         free(values[i].file);
         free(values[i].dataset);
         free(values[i].batch_index);
+        ks_mask_ref_clear(&values[i].noise_mask);
         free(values[i].label);
     }
     free(values);

@@ -10,6 +10,7 @@
 #include "job/latent.h"
 #include "job/set.h"
 #include "job/sweep.h"
+#include "job/zip.h"
 
 /* --- keys with readers of their own --- */
 
@@ -43,6 +44,12 @@ static int read_control(const ks_field *f, void *into, ks_json v, ks_error *err)
         control++;
     ((ks_job *)into)->control = (ks_control)control;
     return 0;
+}
+
+static int read_sweep(const ks_field *f, void *into, ks_json v, ks_error *err)
+{
+    (void)f;
+    return ks_zip_read(into, v, err);
 }
 
 static int read_noise_device(const ks_field *f, void *into, ks_json v, ks_error *err)
@@ -115,6 +122,10 @@ static int read_output(const ks_field *f, void *into, ks_json v, ks_error *err)
     .name = key, .read = ks_field_axis, .at = JOB(member), .count = JOB(counter),                  \
     .size = sizeof *((ks_job *)NULL)->member, .item = reader
 
+#define CONDITIONINGS(key, member, counter)                                                        \
+    .name = key, .read = ks_field_conditionings, .at = JOB(member), .count = JOB(counter),         \
+    .size = sizeof(ks_conditioning), .item = ks_item_conditioning
+
 static const ks_field job_fields[] = {
     {.name = "$schema", .read = read_nothing},
     {.name = "ksweep", .read = read_version,
@@ -122,9 +133,9 @@ static const ks_field job_fields[] = {
     {.name = "model", .read = ks_field_path, .at = JOB(model), .low = 1,
      .wanted = "the path of a safetensors checkpoint",
      .missing = "the path of a safetensors checkpoint"},
-    {AXIS("positive", positive, positives, ks_item_conditioning),
+    {CONDITIONINGS("positive", positive, positives),
      .missing = "a text, or {\"file\": \"c.safetensors\", \"cond\": \"NAME\"}"},
-    {AXIS("negative", negative, negatives, ks_item_conditioning), .fallback = "\"\""},
+    {CONDITIONINGS("negative", negative, negatives), .fallback = "\"\""},
     {.name = "latent_image", .read = read_latents, .at = JOB(latent), .count = JOB(latents),
      .size = sizeof(ks_latent_ref), .item = ks_item_latent,
      .missing = "{\"width\": 512, \"height\": 512} in pixels, or {\"file\": \"x.latent\"}"},
@@ -140,15 +151,22 @@ static const ks_field job_fields[] = {
      .choices = CHOICES("fixed", "increment", "decrement", "randomize"),
      .fallback = "\"increment\""},
     {.name = "seed", .read = ks_field_seed, .fallback = "0"},
+    {.name = "sweep", .read = read_sweep}, /* behind the axes, whose sizes it compares */
+    {.name = "add_noise", .read = ks_field_bool, .at = JOB(add_noise), .fallback = "true"},
+    {.name = "start_at_step", .read = ks_field_int, .at = JOB(start_at_step), .low = 0,
+     .high = KS_LAST_STEP},
+    {.name = "end_at_step", .read = ks_field_int, .at = JOB(end_at_step), .low = 0,
+     .high = KS_LAST_STEP, .fallback = "10000"},
+    {.name = "return_with_leftover_noise", .read = ks_field_bool, .at = JOB(leftover_noise)},
     {.name = "noise_device", .read = read_noise_device, .fallback = "\"cuda\""},
     {.name = "precision", .read = ks_field_choice, .at = JOB(precision),
-     .choices = CHOICES("auto", "fp32"), .fallback = "\"auto\""},
+     .choices = CHOICES("auto", "fp32", "fp16", "bf16"), .fallback = "\"auto\""},
     {.name = "prediction", .read = ks_field_choice, .at = JOB(prediction),
      .choices = CHOICES("auto", "eps", "v"), .fallback = "\"auto\""},
     {.name = "zsnr", .read = read_zsnr, .at = JOB(zsnr)},
     {.name = "parallel", .read = read_parallel, .wanted = "{\"batch_rows\": 16}"},
     {.name = "device", .read = ks_field_choice, .at = JOB(device),
-     .choices = CHOICES("auto", "cpu"), .fallback = "\"auto\""},
+     .choices = CHOICES("auto", "cpu", "cuda"), .fallback = "\"auto\""},
     {.name = "output", .read = read_output, .wanted = "{\"file\": \"out.h5\"}",
      .missing = "{\"file\": \"out.h5\"}, here or with -o"},
     {.name = NULL}};

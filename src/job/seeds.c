@@ -1,9 +1,11 @@
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "job/fields.h"
 #include "job/job.h"
+#include "job/lines.h"
 
 static const char seed_wanted[] =
     "a whole number from 0 to 18446744073709551615, as a number or as a text of its digits";
@@ -115,6 +117,49 @@ static int read_list(ks_job *job, ks_json v, ks_error *err)
     return 0;
 }
 
+/* The digits of a line, blanks around them aside. */
+static int parse_seed(const char *text, uint64_t *seed)
+{
+    *seed = 0;
+    text += strspn(text, " \t");
+    size_t digits = strspn(text, "0123456789");
+    if (digits == 0 || text[digits + strspn(text + digits, " \t")] != '\0')
+        return -1;
+    for (size_t i = 0; i < digits; i++)
+        if (__builtin_mul_overflow(*seed, 10, seed) ||
+            __builtin_add_overflow(*seed, (uint64_t)(text[i] - '0'), seed))
+            return -1;
+    return 0;
+}
+
+static int read_line(ks_lines *lines, uint64_t *seed, ks_error *err)
+{
+    ks_line line;
+    if (ks_lines_next(lines, &line, err) != 0)
+        return -1;
+    if (!line.text)
+        return read_u64(seed, line.value, err) ? ks_lines_wrap(lines, err) : 0;
+    if (parse_seed(line.text, seed) == 0)
+        return 0;
+    ks_lines_misfit(lines, err, "a whole number from 0 to 18446744073709551615");
+    return ks_lines_wrap(lines, err);
+}
+
+static int read_lines(ks_job *job, ks_json v, ks_error *err)
+{
+    ks_lines *lines = ks_lines_open(job, v, err);
+    if (!lines)
+        return -1;
+    int n = ks_lines_count(lines), rc = 0;
+    job->seed_list = ks_calloc((size_t)n, sizeof *job->seed_list);
+    job->seed_count = (uint64_t)n;
+    for (int i = 0; i < n && !rc; i++)
+        rc = read_line(lines, &job->seed_list[i], err);
+    job->seed_start = job->seed_list[0];
+    ks_lines_free(lines);
+    return rc;
+}
+
 int ks_field_seed(const ks_field *f, void *into, ks_json v, ks_error *err)
 {
     (void)f;
@@ -125,6 +170,8 @@ int ks_field_seed(const ks_field *f, void *into, ks_json v, ks_error *err)
         return read_list(job, v, err);
     if (!ks_json_is_object(v))
         return read_u64(&job->seed_start, v, err);
+    if (ks_lines_named(v))
+        return read_lines(job, v, err);
     bool range = ks_json_exists(ks_json_get(v, "from")) || ks_json_exists(ks_json_get(v, "to"));
     return range ? read_range(job, v, err) : read_run(job, v, err);
 }

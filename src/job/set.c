@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/json_text.h"
 
 enum { DEEPEST = 64 }; /* a job file needs five */
 
@@ -24,22 +25,6 @@ static int fail(const change *c, ks_json v, const char *what)
 {
     const char *at = v.path[0] ? v.path : "the job";
     return ks_error_set(c->err, "%s: --set %.120s: %s %s", ks_json_name(v.doc), c->set, at, what);
-}
-
-/* The text as a JSON string. */
-static void write_string(FILE *out, const char *text)
-{
-    fputc('"', out);
-    for (; *text; text++) {
-        unsigned char byte = (unsigned char)*text;
-        if (byte == '"' || byte == '\\')
-            fprintf(out, "\\%c", byte);
-        else if (byte < 0x20)
-            fprintf(out, "\\u%04x", byte);
-        else
-            fputc(byte, out);
-    }
-    fputc('"', out);
 }
 
 static int write_plain(const change *c, ks_json v)
@@ -84,14 +69,14 @@ static int write_object(const change *c, ks_json object, const char *key, const 
         const char *name;
         ks_json member = ks_json_member(object, i, &name);
         fputs(i ? "," : "", c->out);
-        write_string(c->out, name);
+        ks_json_write_string(c->out, name);
         fputc(':', c->out);
         if ((strcmp(name, key) == 0 ? write_changed(c, member, rest) : write_plain(c, member)) != 0)
             return -1;
     }
     if (!ks_json_exists(ks_json_get(object, key))) {
         fputs(i ? "," : "", c->out);
-        write_string(c->out, key);
+        ks_json_write_string(c->out, key);
         fputc(':', c->out);
         if (write_changed(c, ks_json_get(object, key), rest) != 0)
             return -1;
@@ -149,7 +134,7 @@ static char *json_of(const char *value)
     FILE *out = open_memstream(&text, &size);
     if (!out)
         return NULL;
-    write_string(out, value);
+    ks_json_write_string(out, value);
     fclose(out);
     return text;
 }

@@ -31,11 +31,17 @@ uint64_t ks_job_axis_size(const ks_job *job, ks_axis axis)
     return (uint64_t)*(const int *)((const char *)job + axes[axis].count);
 }
 
+ks_axis ks_job_leader(const ks_job *job, ks_axis axis)
+{
+    return (ks_axis)((int)axis - job->behind[axis]);
+}
+
 uint64_t ks_job_samples(const ks_job *job)
 {
     uint64_t samples = 1;
     for (int a = 0; a < KS_AXES; a++)
-        samples *= ks_job_axis_size(job, (ks_axis)a);
+        if (!job->behind[a])
+            samples *= ks_job_axis_size(job, (ks_axis)a);
     return samples;
 }
 
@@ -43,6 +49,8 @@ int ks_sweep_check(const ks_job *job, ks_error *err)
 {
     uint64_t samples = 1;
     for (int a = 0; a < KS_AXES; a++) {
+        if (job->behind[a])
+            continue;
         bool over = __builtin_mul_overflow(samples, ks_job_axis_size(job, (ks_axis)a), &samples);
         if (over || samples > INT64_MAX)
             return ks_error_set(err, "%s: %s: makes the sweep larger than 9223372036854775807 "
@@ -54,17 +62,22 @@ int ks_sweep_check(const ks_job *job, ks_error *err)
 void ks_job_coordinates(const ks_job *job, uint64_t index, uint64_t at[KS_AXES])
 {
     for (int a = KS_AXES - 1; a >= 0; a--) {
+        if (job->behind[a])
+            continue;
         uint64_t size = ks_job_axis_size(job, (ks_axis)a);
         at[a] = index % size;
         index /= size;
     }
+    for (int a = 0; a < KS_AXES; a++)
+        at[a] = at[ks_job_leader(job, (ks_axis)a)];
 }
 
 uint64_t ks_job_index(const ks_job *job, const uint64_t at[KS_AXES])
 {
     uint64_t index = 0;
     for (int a = 0; a < KS_AXES; a++)
-        index = index * ks_job_axis_size(job, (ks_axis)a) + at[a];
+        if (!job->behind[a])
+            index = index * ks_job_axis_size(job, (ks_axis)a) + at[a];
     return index;
 }
 

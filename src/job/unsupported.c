@@ -15,23 +15,9 @@ typedef struct refusal {
 } refusal;
 
 static const refusal refusals[] = {
-    {KS_PART_COND, "area", NULL, 0, "area conditioning", "remove it"},
-    {KS_PART_COND, "mask", NULL, 0, "mask conditioning", "remove it"},
-    {KS_PART_COND, "mask_strength", NULL, 0, "mask conditioning", "remove it"},
-    {KS_PART_COND, "set_area_to_bounds", NULL, 0, "mask conditioning", "remove it"},
-    {KS_PART_LATENT, "noise_mask", NULL, 0, "inpainting with a noise mask", "remove it"},
     {KS_PART_LATENT, "image", NULL, 0, "a picture as latent",
      "encode it and give {\"file\": \"x.latent\"}"},
-    {KS_PART_JOB, "add_noise", NULL, 0, "KSampler (Advanced)", "remove it"},
-    {KS_PART_JOB, "start_at_step", NULL, 0, "KSampler (Advanced)", "remove it and use denoise"},
-    {KS_PART_JOB, "end_at_step", NULL, 0, "KSampler (Advanced)", "remove it"},
-    {KS_PART_JOB, "return_with_leftover_noise", NULL, 0, "KSampler (Advanced)", "remove it"},
-    {KS_PART_JOB, "sweep", NULL, 0, "a sweep of zipped axes",
-     "remove it: every value of an axis meets every value of the others"},
-    {KS_PART_JOB, "precision", "fp16", 0, "\"fp16\"", "give \"auto\" or \"fp32\""},
-    {KS_PART_JOB, "precision", "bf16", 0, "\"bf16\"", "give \"auto\" or \"fp32\""},
-    {KS_PART_JOB, "precision", "fp8", 0, "\"fp8\"", "give \"auto\" or \"fp32\""},
-    {KS_PART_JOB, "device", "cuda", 0, "\"cuda\"", "give \"auto\" or \"cpu\""},
+    {KS_PART_JOB, "precision", "fp8", 0, "\"fp8\"", "give \"auto\", \"fp16\" or \"fp32\""},
     {KS_PART_PARALLEL, "tensor", NULL, 1, "tensor parallelism", "give 1 or remove it"},
     {KS_PART_PARALLEL, "rows", NULL, 1, "row parallelism", "give 1 or remove it"},
 };

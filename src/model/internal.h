@@ -34,7 +34,7 @@ struct ks_model {
 
     int rows, height, width; /* as planned; rows 0: not yet */
     int capacity;            /* rows that the arrays have room for */
-    double reserved;         /* bytes of activations that earlier plans found room for */
+    double reserved;         /* bytes of activations that earlier shapes found room for */
     size_t array_bytes;
     char *host, *device; /* memory behind the arrays */
     ks_call_arrays host_arrays, device_arrays;

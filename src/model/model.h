@@ -49,14 +49,15 @@ void ks_sdxl_vector(const float *pooled, int pooled_width, const int size[6], fl
 
 /* --- network --- */
 
-/* Fixes the shape of the calls that follow: rows, latent height and width in cells; any size fits,
- * for the network rounds odd sizes up as it halves them and goes back to them exactly, as ComfyUI
- * does. Must be called before ks_model_rows, and may be called again for another shape. Fails when
- * memory is short. */
+/* Fixes the rows of the calls that follow and their usual shape: latent height and width in cells;
+ * any size fits, for the network rounds odd sizes up as it halves them and goes back to them
+ * exactly, as ComfyUI does. Must be called before ks_model_rows, and may be called again. Fails
+ * when memory is short. */
 int ks_model_plan(ks_model *m, int rows, int height, int width, ks_error *err);
 
-/* One UNet call of n <= rows rows; queued, not waited for. Only n rows are computed: a row's bits
- * do not depend on how many there are. row[i].x and out: device [C, H, W]. */
+/* One UNet call of n <= rows rows of one shape, the planned one or another; queued, not waited for.
+ * Only n rows are computed: a row's bits do not depend on how many there are. row[i].x and out:
+ * device [C, H, W]. */
 int ks_model_rows(ks_model *m, const ks_net_row *row, int n, ks_error *err);
 
 /* Raw UNet output for a test's eye: x host [n,C,H,W], already scaled; timesteps [n]; conds [n]; out

@@ -1,6 +1,8 @@
 /* Network calls: their plan, and one call from the engine's rows to the UNet. */
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/hash.h"
 #include "model/internal.h"
 
 /* --- planning --- */
@@ -79,12 +81,14 @@ static int make_pool(ks_model *m, int rows, ks_error *err)
     return 0;
 }
 
-/* Refuses a plan whose activations cannot fit, before the first call finds out. */
-static int check_memory(ks_model *m, int rows, int height, int width, ks_error *err)
+/* Refuses a shape whose activations cannot fit, before the first call finds out. */
+static int reserve(ks_model *m, int rows, int height, int width, ks_error *err)
 {
     const double mib = 1024.0 * 1024.0;
     double need = rows * ks_unet_activation_bytes(&m->config.unet, height, width,
                                                   (int)ks_element_size(m->ops));
+    if (need <= m->reserved)
+        return 0;
     double room = (double)m->ops->memory_free(m->ops) + m->reserved;
     if (need > room)
         return ks_error_set(
@@ -92,8 +96,7 @@ static int check_memory(ks_model *m, int rows, int height, int width, ks_error *
             "%d rows of %d x %d latents need about %.0f MiB for activations and %.0f MiB are free: "
             "use fewer batch rows or a smaller latent",
             rows, width, height, need / mib, room / mib);
-    if (need > m->reserved)
-        m->reserved = need;
+    m->reserved = need;
     return 0;
 }
 
@@ -102,7 +105,7 @@ int ks_model_plan(ks_model *m, int rows, int height, int width, ks_error *err)
     if (rows < 1 || height < 1 || width < 1)
         return ks_error_set(err, "a plan of %d rows of %d x %d latents; all must be at least 1",
                             rows, width, height);
-    if (check_memory(m, rows, height, width, err) != 0)
+    if (reserve(m, rows, height, width, err) != 0)
         return -1;
     m->rows = 0; /* until all of the new plan is there */
     if (make_arrays(m, rows, err) != 0 || make_pool(m, rows, err) != 0)
@@ -115,53 +118,122 @@ int ks_model_plan(ks_model *m, int rows, int height, int width, ks_error *err)
 
 /* --- calls --- */
 
-/* Fills the host's arrays and brings every row's conditioning into a slot. */
+/* Rows that a call of n rows computes: all that were planned where the backend keeps the work. */
+static int computed_rows(const ks_model *m, int n)
+{
+    return m->ops->replay ? m->rows : n;
+}
+
+/* Fills the host's arrays and brings every row's conditioning into a slot. Rows beyond n are the
+ * first row again: they write the same bits to the same place. */
 static int describe(ks_model *m, const ks_net_row *row, int n, ks_error *err)
 {
     ks_call_arrays *a = &m->host_arrays;
     if (make_pool(m, m->rows, err) != 0)
         return -1;
     ks_kv_pool_begin(&m->pool);
-    for (int i = 0; i < n; i++) {
-        int slot = ks_kv_pool_slot(&m->pool, &row[i].cond->source);
-        a->x[i] = row[i].x;
-        a->out[i] = row[i].out;
+    for (int i = 0; i < computed_rows(m, n); i++) {
+        const ks_net_row *r = &row[i < n ? i : 0];
+        int slot = ks_kv_pool_slot(&m->pool, &r->cond->source);
+        a->x[i] = r->x;
+        a->out[i] = r->out;
         a->label[i] =
             m->pool.label ? m->pool.label + (size_t)slot * (size_t)m->unet.embedding : NULL;
-        a->scale[i] = row[i].scale;
+        a->scale[i] = r->scale;
         a->one[i] = 1;
-        a->timestep[i] = (float)row[i].timestep;
+        a->timestep[i] = (float)r->timestep;
         a->slot[i] = slot;
     }
     return 0;
 }
 
-int ks_model_rows(ks_model *m, const ks_net_row *row, int n, ks_error *err)
+/* Tells apart calls that queue other work: by all shapes, and all addresses that are not read from
+ * the device's arrays. */
+static uint64_t key_of_call(const ks_model *m, const ks_unet_call *call)
+{
+    const struct {
+        const void *model, *arrays, *keys_and_values, *lengths;
+        uint64_t scratch, capacity, rows, height, width, slots, tokens;
+    } all = {
+        .model = m,
+        .arrays = m->device,
+        .keys_and_values = m->pool.memory,
+        .lengths = m->pool.length,
+        .scratch = m->ops->mark(m->ops),
+        .capacity = (uint64_t)m->capacity,
+        .rows = (uint64_t)call->n,
+        .height = (uint64_t)call->height,
+        .width = (uint64_t)call->width,
+        .slots = (uint64_t)m->pool.slots,
+        .tokens = (uint64_t)m->pool.tokens,
+    };
+    ks_hash128 hash = ks_hash(&all, sizeof all);
+    uint64_t key;
+    memcpy(&key, hash.byte, sizeof key);
+    return key;
+}
+
+/* What one call queues when its arguments are on the device. */
+typedef struct queued_call {
+    const ks_model *m;
+    ks_unet_call call;
+} queued_call;
+
+static void queue_call(void *arg)
+{
+    const queued_call *q = arg;
+    ks_unet_run(&q->m->unet, q->m->ops, &q->call);
+}
+
+/* The one shape of a call's rows. */
+static int shape_of(const ks_model *m, const ks_net_row *row, int n, int *height, int *width,
+                    ks_error *err)
+{
+    for (int i = 1; i < n; i++)
+        if (row[i].height != row[0].height || row[i].width != row[0].width)
+            return ks_error_set(err, "a network call of rows of %d x %d and %d x %d cells",
+                                row[0].height, row[0].width, row[i].height, row[i].width);
+    *height = row[0].height > 0 ? row[0].height : m->height;
+    *width = row[0].width > 0 ? row[0].width : m->width;
+    return 0;
+}
+
+static int check_call(const ks_model *m, int n, ks_error *err)
 {
     if (m->rows == 0)
         return ks_error_set(err, "a network call before its shape was planned");
     if (n < 1 || n > m->rows)
         return ks_error_set(err, "a network call of %d rows where 1 to %d were planned", n,
                             m->rows);
-    if (describe(m, row, n, err) != 0)
+    return 0;
+}
+
+int ks_model_rows(ks_model *m, const ks_net_row *row, int n, ks_error *err)
+{
+    int height = 0, width = 0;
+    if (check_call(m, n, err) != 0 || shape_of(m, row, n, &height, &width, err) != 0 ||
+        reserve(m, m->rows, height, width, err) != 0 || describe(m, row, n, err) != 0)
         return -1;
     const ks_call_arrays *a = &m->device_arrays;
     m->ops->upload(m->ops, m->device, m->host, m->array_bytes);
     for (int i = 0; i < m->unet.kv_layers; i++)
         m->pool.kv[i].row = a->slot;
-    ks_unet_call call = {
-        .n = n,
-        .height = m->height,
-        .width = m->width,
-        .x = a->x,
-        .out = a->out,
-        .scale = a->scale,
-        .timestep = a->timestep,
-        .label = a->label,
-        .one = a->one,
-        .kv = m->pool.kv,
+    queued_call queued = {
+        .m = m,
+        .call = {.n = computed_rows(m, n),
+                 .height = height,
+                 .width = width,
+                 .x = a->x,
+                 .out = a->out,
+                 .scale = a->scale,
+                 .timestep = a->timestep,
+                 .label = a->label,
+                 .one = a->one,
+                 .kv = m->pool.kv},
     };
-    ks_unet_run(&m->unet, m->ops, &call);
+    if (m->ops->replay)
+        return m->ops->replay(m->ops, key_of_call(m, &queued.call), queue_call, &queued, err);
+    queue_call(&queued);
     return 0;
 }
 
@@ -176,8 +248,11 @@ static int forward_rows(ks_model *m, const float *x, float *out, const int *time
     if (!row)
         return ks_error_set(err, "no memory for %d rows", n);
     for (int i = 0; i < n; i++)
-        row[i] =
-            (ks_net_row){x + (size_t)i * in, 1, timesteps[i], conds[i], out + (size_t)i * made};
+        row[i] = (ks_net_row){.x = x + (size_t)i * in,
+                              .scale = 1,
+                              .timestep = timesteps[i],
+                              .cond = conds[i],
+                              .out = out + (size_t)i * made};
     int result = ks_model_rows(m, row, n, err);
     free(row);
     return result;

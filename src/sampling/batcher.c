@@ -5,9 +5,19 @@
 
 #include "base/file.h"
 
-static size_t row_bytes(const ks_batcher *b)
+enum {
+    PATIENCE = 16,  /* calls that a row waits for others of its size */
+    KEPT_QUEUES = 8 /* sizes whose memory is kept when nobody uses it */
+};
+
+static int64_t row_floats(const ks_batcher *b, const ks_row_queue *q)
 {
-    return (size_t)b->floats * sizeof(float);
+    return (int64_t)b->channels * q->height * q->width;
+}
+
+static size_t row_bytes(const ks_batcher *b, const ks_row *row)
+{
+    return (size_t)row_floats(b, &b->queue[row->queue]) * sizeof(float);
 }
 
 /* --- the table of keys and its order of use --- */
@@ -47,7 +57,7 @@ static void table_remove(ks_batcher *b, ks_row *row)
     *link = row->chain;
     order_remove(b, row);
     row->shared = false;
-    b->shared_bytes -= row_bytes(b);
+    b->shared_bytes -= row_bytes(b, row);
     ks_batcher_release(b, row);
 }
 
@@ -59,31 +69,75 @@ static void table_add(ks_batcher *b, ks_row *row, const ks_hash128 *key)
     row->chain = *bucket_of(b, key);
     *bucket_of(b, key) = row;
     order_add(b, row);
-    b->shared_bytes += row_bytes(b);
+    b->shared_bytes += row_bytes(b, row);
     while (b->shared_bytes > b->share_bytes)
         table_remove(b, b->oldest);
 }
 
+/* --- queues --- */
+
+/* The queue of a size. */
+static int queue_of(ks_batcher *b, int height, int width)
+{
+    int place = b->queues;
+    for (int i = b->queues - 1; i >= 0; i--) {
+        if (b->queue[i].height == height && b->queue[i].width == width)
+            return i;
+        place = b->queue[i].height == 0 ? i : place;
+    }
+    if (place == b->queues)
+        b->queue = ks_realloc(b->queue, (size_t)++b->queues, sizeof *b->queue);
+    b->queue[place] = (ks_row_queue){.height = height, .width = width};
+    return place;
+}
+
+/* Gives the memory of a queue that nobody uses back to the pool. */
+static void clear_queue(ks_batcher *b, ks_row_queue *q)
+{
+    while (q->unused) {
+        ks_row *row = q->unused;
+        q->unused = row->next;
+        ks_pool_put(b->pool, row->net.out, row_floats(b, q));
+        free(row);
+    }
+    *q = (ks_row_queue){0};
+}
+
+static void trim_queues(ks_batcher *b)
+{
+    int sizes = 0;
+    for (int i = 0; i < b->queues; i++)
+        sizes += b->queue[i].height > 0;
+    for (int i = 0; i < b->queues && sizes > KEPT_QUEUES; i++) {
+        ks_row_queue *q = &b->queue[i];
+        if (q->height == 0 || q->used > 0)
+            continue;
+        clear_queue(b, q);
+        sizes--;
+    }
+}
+
 /* --- rows --- */
 
-void ks_batcher_shape(ks_batcher *b, int64_t floats)
+void ks_batcher_channels(ks_batcher *b, int channels)
 {
-    if (floats == b->floats)
+    if (channels == b->channels)
         return;
     ks_batcher_forget(b);
     ks_batcher_clear(b);
-    b->floats = floats;
+    b->channels = channels;
 }
 
-/* An unused row with its output's memory. */
-static ks_row *new_row(ks_batcher *b, ks_error *err)
+/* An unused row of the queue's size with its output's memory. */
+static ks_row *new_row(ks_batcher *b, int queue, ks_error *err)
 {
-    ks_row *row = b->unused;
+    ks_row_queue *q = &b->queue[queue];
+    ks_row *row = q->unused;
     if (row) {
-        b->unused = row->next;
+        q->unused = row->next;
         return row;
     }
-    float *out = ks_pool_get(b->pool, b->floats, err);
+    float *out = ks_pool_get(b->pool, row_floats(b, q), err);
     if (!out)
         return NULL;
     row = ks_calloc(1, sizeof *row);
@@ -91,7 +145,8 @@ static ks_row *new_row(ks_batcher *b, ks_error *err)
     return row;
 }
 
-ks_row *ks_batcher_request(ks_batcher *b, const ks_net_row *net, const ks_hash128 *key, bool *saved, ks_error *err)
+ks_row *ks_batcher_request(ks_batcher *b, const ks_net_row *net, const ks_hash128 *key, bool *saved,
+                           ks_error *err)
 {
     ks_row *row = key ? find(b, key) : NULL;
     *saved = row != NULL;
@@ -101,14 +156,18 @@ ks_row *ks_batcher_request(ks_batcher *b, const ks_net_row *net, const ks_hash12
         row->refs++;
         return row;
     }
-    row = new_row(b, err);
+    int queue = queue_of(b, net->height, net->width);
+    row = new_row(b, queue, err);
     if (!row)
         return NULL;
+    ks_row_queue *q = &b->queue[queue];
     float *out = row->net.out;
-    *row = (ks_row){.net = *net, .refs = 1};
+    *row = (ks_row){.net = *net, .queue = queue, .since = b->calls, .refs = 1};
     row->net.out = out;
-    *(b->first ? &b->last->next : &b->first) = row;
-    b->last = row;
+    *(q->first ? &q->last->next : &q->first) = row;
+    q->last = row;
+    q->waiting++;
+    q->used++;
     b->waiting++;
     if (key)
         table_add(b, row, key);
@@ -119,27 +178,66 @@ void ks_batcher_release(ks_batcher *b, ks_row *row)
 {
     if (--row->refs > 0)
         return;
-    row->next = b->unused;
-    b->unused = row;
+    ks_row_queue *q = &b->queue[row->queue];
+    row->next = q->unused;
+    q->unused = row;
+    q->used--;
+}
+
+int ks_batcher_fullest(const ks_batcher *b)
+{
+    int most = 0;
+    for (int i = 0; i < b->queues; i++)
+        most = b->queue[i].waiting > most ? b->queue[i].waiting : most;
+    return most;
+}
+
+/* Whether the rows of a queue should not wait for more of their size. */
+static bool is_due(const ks_batcher *b, const ks_row_queue *q, int max)
+{
+    return q->waiting >= max || b->calls - q->first->since >= PATIENCE;
+}
+
+/* Whether one queue should be called before another; both have rows. */
+static bool goes_before(const ks_batcher *b, const ks_row_queue *one, const ks_row_queue *other,
+                        int max)
+{
+    bool due = is_due(b, one, max);
+    if (due != is_due(b, other, max))
+        return due;
+    if (!due && one->waiting != other->waiting)
+        return one->waiting > other->waiting;
+    return one->first->since < other->first->since;
 }
 
 int ks_batcher_take(ks_batcher *b, ks_net_row *net, int max)
 {
+    ks_row_queue *q = NULL;
+    for (int i = 0; i < b->queues; i++)
+        if (b->queue[i].first && (!q || goes_before(b, &b->queue[i], q, max)))
+            q = &b->queue[i];
     int n = 0;
-    while (n < max && b->first) {
-        ks_row *row = b->first;
-        b->first = row->next;
+    while (q && n < max && q->first) {
+        ks_row *row = q->first;
+        q->first = row->next;
         row->next = NULL;
         row->done = true;
-        b->waiting--;
         net[n++] = row->net;
     }
+    if (q)
+        q->waiting -= n;
+    b->waiting -= n;
+    b->calls++;
+    trim_queues(b);
     return n;
 }
 
 void ks_batcher_forget(ks_batcher *b)
 {
-    b->first = b->last = NULL;
+    for (int i = 0; i < b->queues; i++) {
+        b->queue[i].first = b->queue[i].last = NULL;
+        b->queue[i].waiting = 0;
+    }
     b->waiting = 0;
     while (b->oldest)
         table_remove(b, b->oldest);
@@ -147,10 +245,9 @@ void ks_batcher_forget(ks_batcher *b)
 
 void ks_batcher_clear(ks_batcher *b)
 {
-    while (b->unused) {
-        ks_row *row = b->unused;
-        b->unused = row->next;
-        ks_pool_put(b->pool, row->net.out, b->floats);
-        free(row);
-    }
+    for (int i = 0; i < b->queues; i++)
+        clear_queue(b, &b->queue[i]);
+    free(b->queue);
+    b->queue = NULL;
+    b->queues = 0;
 }

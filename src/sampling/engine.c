@@ -1,10 +1,10 @@
 #include "sampling/engine.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 #include "base/file.h"
 #include "sampling/lane.h"
+#include "sampling/rows.h"
 
 struct ks_engine {
     ks_ops *ops;
@@ -16,16 +16,18 @@ struct ks_engine {
     ks_lane **lane; /* in flight, in the order they started */
     int lanes, lane_room;
     ks_lane *unused;
-    ks_net_row *net;              /* [rows] of the call being made */
-    int channels, height, width;  /* of every latent in flight */
-    bool dry;                     /* next() has once given nothing */
+    ks_net_row *net;             /* [rows] of the call being made */
+    int channels, height, width; /* of every latent in flight */
+    bool dry;                    /* next() has once given nothing */
     ks_engine_stats stats;
 };
 
 ks_engine *ks_engine_new(ks_ops *ops, int rows, size_t share_bytes, ks_error *err)
 {
     if (rows < 1) {
-        ks_error_set(err, "the lane engine cannot make network calls of %d rows; at least 1 is needed", rows);
+        ks_error_set(err,
+                     "the lane engine cannot make network calls of %d rows; at least 1 is needed",
+                     rows);
         return NULL;
     }
     ks_engine *e = ks_calloc(1, sizeof *e);
@@ -44,106 +46,6 @@ void ks_engine_stats_get(const ks_engine *engine, ks_engine_stats *stats)
     *stats = engine->stats;
 }
 
-/* --- rows of a lane --- */
-
-/* The key of the row of latent `item` under condition c: only a lane's first call has one. */
-static ks_hash128 key_of_row(const ks_lane *lane, int item, const ks_net_row *net, const ks_condition *c)
-{
-    struct {
-        ks_hash128 start, cond;
-        int32_t item, timestep;
-        float scale, unused;
-    } all = {.start = lane->start, .cond = c->id, .item = item, .timestep = net->timestep, .scale = net->scale};
-    return ks_hash(&all, sizeof all);
-}
-
-static int request_row(ks_engine *e, ks_lane *lane, int item, const ks_condition *c, ks_error *err)
-{
-    ks_denoise_request *d = &lane->denoise;
-    double sigma = (double)d->sigma;
-    ks_net_row net = {.x = d->x->data + item * lane->item,
-                      .scale = (float)(1 / sqrt(sigma * sigma + 1)),
-                      .timestep = ks_timestep_of_sigma(&lane->model_sampling, d->sigma),
-                      .cond = c->cond};
-    bool keyed = e->sharing && lane->nfe == 0 && lane->start_known && d->x == &lane->tensor[0];
-    ks_hash128 key = keyed ? key_of_row(lane, item, &net, c) : (ks_hash128){{0}};
-    bool saved;
-    ks_row *row = ks_batcher_request(&e->batcher, &net, keyed ? &key : NULL, &saved, err);
-    if (!row)
-        return ks_error_wrap(err, "a row of a network call");
-    d->row[d->rows++] = row;
-    e->stats.rows_saved += saved;
-    return 0;
-}
-
-/* Queues the rows of the lane's denoise request. */
-static int request_rows(ks_engine *e, ks_lane *lane, ks_error *err)
-{
-    ks_guidance_set *g = &lane->guidance;
-    ks_guidance_weigh(g, lane->model_sampling.prediction, lane->denoise.sigma, lane->denoise.uncond != NULL);
-    for (int item = 0; item < lane->call.batch; item++)
-        for (int k = 0; k < g->actives; k++)
-            if (request_row(e, lane, item, &g->condition[g->active[k]], err))
-                return -1;
-    return 0;
-}
-
-static bool rows_done(const ks_lane *lane)
-{
-    for (int i = 0; i < lane->denoise.rows; i++)
-        if (!lane->denoise.row[i]->done)
-            return false;
-    return true;
-}
-
-static void release_rows(ks_engine *e, ks_lane *lane)
-{
-    while (lane->denoise.rows > 0)
-        ks_batcher_release(&e->batcher, lane->denoise.row[--lane->denoise.rows]);
-}
-
-/* Queues one side's estimate for one latent of the lane. */
-static void combine_side(ks_engine *e, const ks_lane *lane, int item, bool negative, ks_tensor *tensor)
-{
-    const ks_guidance_set *g = &lane->guidance;
-    int64_t offset = item * lane->item;
-    float *out = tensor->data + offset;
-    ks_lincomb_op *op = ks_vectors_combine(&e->vectors, out, lane->item);
-    if (g->x_weight[negative] != 0)
-        ks_combine_term(op, g->x_weight[negative], lane->denoise.x->data + offset);
-    for (int k = 0; k < g->actives; k++) {
-        const ks_condition *c = &g->condition[g->active[k]];
-        if (c->negative != negative || c->weight == 0)
-            continue;
-        if (op->terms == KS_LINCOMB_TERMS) {
-            op = ks_vectors_combine(&e->vectors, out, lane->item);
-            ks_combine_term(op, 1, out);
-        }
-        ks_combine_term(op, c->weight, lane->denoise.row[item * g->actives + k]->net.out);
-    }
-}
-
-/* All rows have come: queues what ks_denoise promised. denoised may be x, so it is written last. */
-static void answer_denoise(ks_engine *e, ks_lane *lane)
-{
-    const ks_guidance_set *g = &lane->guidance;
-    ks_tensor *denoised = lane->denoise.denoised, *uncond = lane->denoise.uncond;
-    if (!uncond)
-        uncond = g->evaluated[false] ? &lane->tensor[1] : denoised;
-    for (int item = 0; item < lane->call.batch; item++) {
-        if (g->evaluated[true])
-            combine_side(e, lane, item, true, uncond);
-        if (g->evaluated[false])
-            combine_side(e, lane, item, false, denoised);
-    }
-    if (g->evaluated[false] && g->evaluated[true]) {
-        ks_lincomb_op *op = ks_vectors_combine(&e->vectors, denoised->data, lane->elements);
-        ks_combine_term(op, g->cfg, denoised->data);
-        ks_combine_term(op, 1 - g->cfg, uncond->data);
-    }
-    release_rows(e, lane);
-}
-
 /* Runs the lane until it waits for a network call, a norm, or has ended. */
 static int advance(ks_engine *e, ks_lane *lane, ks_error *err)
 {
@@ -151,11 +53,11 @@ static int advance(ks_engine *e, ks_lane *lane, ks_error *err)
         ks_lane_resume(lane);
         if (lane->state != KS_LANE_DENOISE)
             return 0;
-        if (request_rows(e, lane, err))
+        if (ks_rows_request(lane, &e->batcher, e->sharing, &e->stats.rows_saved, err))
             return -1;
-        if (!rows_done(lane))
+        if (!ks_rows_done(lane))
             return 0;
-        answer_denoise(e, lane);
+        ks_rows_answer(lane, &e->batcher);
     }
 }
 
@@ -164,7 +66,8 @@ static int advance(ks_engine *e, ks_lane *lane, ks_error *err)
 /* Tells the caller of a call that needs no lane. */
 static int answer_untouched(const ks_engine_calls *calls, const ks_call *call, ks_error *err)
 {
-    size_t floats = (size_t)call->batch * (size_t)call->channels * (size_t)call->height * (size_t)call->width;
+    size_t floats =
+        (size_t)call->batch * (size_t)call->channels * (size_t)call->height * (size_t)call->width;
     float *zeros = call->latent ? NULL : ks_calloc(floats, sizeof *zeros);
     ks_result result = {.tag = call->tag, .latent = call->latent ? call->latent : zeros};
     int status = calls->done(calls->self, &result, err);
@@ -172,22 +75,26 @@ static int answer_untouched(const ks_engine_calls *calls, const ks_call *call, k
     return status;
 }
 
-/* The latents in flight have one shape, because network calls do. */
+/* The latents in flight have one shape. */
 static bool shape_fits(ks_engine *e, const ks_call *call)
 {
     if (e->lanes > 0)
-        return call->channels == e->channels && call->height == e->height && call->width == e->width;
+        return call->channels == e->channels && call->height == e->height &&
+               call->width == e->width;
     e->channels = call->channels;
     e->height = call->height;
     e->width = call->width;
-    ks_batcher_shape(&e->batcher, (int64_t)call->channels * call->height * call->width);
+    ks_batcher_channels(&e->batcher, call->channels);
     return true;
 }
 
-static int refuse_shape(ks_engine *e, const ks_engine_calls *calls, const ks_call *call, ks_error *err)
+static int refuse_shape(ks_engine *e, const ks_engine_calls *calls, const ks_call *call,
+                        ks_error *err)
 {
     ks_error why;
-    ks_error_set(&why, "a latent of %dx%dx%d while latents of %dx%dx%d are in flight: one run has one latent shape",
+    ks_error_set(&why,
+                 "a latent of %dx%dx%d while latents of %dx%dx%d are in flight: one run has one "
+                 "latent shape",
                  call->channels, call->height, call->width, e->channels, e->height, e->width);
     ks_result result = {.tag = call->tag, .error = why.text};
     return calls->done(calls->self, &result, err);
@@ -221,11 +128,19 @@ static int start(ks_engine *e, const ks_engine_calls *calls, const ks_call *call
     return advance(e, lane, err);
 }
 
+/* Whether more calls would help: no network call is full yet, and not too many rows wait for others
+ * of their size. */
+static bool wants_more(const ks_engine *e)
+{
+    enum { SIZES = 4 };
+    return ks_batcher_fullest(&e->batcher) < e->rows && e->batcher.waiting < SIZES * e->rows;
+}
+
 /* Starts calls until the next network call is full or there are none. */
 static int fill(ks_engine *e, const ks_engine_calls *calls, bool *empty, ks_error *err)
 {
     *empty = false;
-    while (e->batcher.waiting < e->rows) {
+    while (wants_more(e)) {
         ks_call call = {0};
         int status = calls->next(calls->self, &call, err);
         if (status < 0)
@@ -257,8 +172,8 @@ static int answer_norms(ks_engine *e, ks_error *err)
             ks_lane *lane = e->lane[i];
             ks_norm_request *q = &lane->norm;
             if (lane->state == KS_LANE_NORM)
-                e->ops->error_norm(e->ops, &q->mean_square, q->a->data, q->b->data, q->c->data, lane->elements,
-                                   q->atol, q->rtol);
+                e->ops->error_norm(e->ops, &q->mean_square, q->a->data, q->b->data, q->c->data,
+                                   lane->elements, q->atol, q->rtol);
         }
         if (e->ops->sync(e->ops, err))
             return -1;
@@ -274,7 +189,8 @@ static void read_result(ks_engine *e, ks_lane *lane)
     const float *x = lane->tensor[0].data;
     lane->finite = 0;
     e->ops->all_finite(e->ops, &lane->finite, x, lane->elements);
-    e->ops->download(e->ops, ks_lane_host(lane, lane->elements), x, (size_t)lane->elements * sizeof(float));
+    e->ops->download(e->ops, ks_lane_host(lane, lane->elements), x,
+                     (size_t)lane->elements * sizeof(float));
 }
 
 static int tell_result(const ks_engine_calls *calls, ks_lane *lane, ks_error *err)
@@ -354,9 +270,9 @@ static int advance_all(ks_engine *e, ks_error *err)
 {
     for (int i = 0; i < e->lanes; i++) {
         ks_lane *lane = e->lane[i];
-        if (lane->state != KS_LANE_DENOISE || !rows_done(lane))
+        if (lane->state != KS_LANE_DENOISE || !ks_rows_done(lane))
             continue;
-        answer_denoise(e, lane);
+        ks_rows_answer(lane, &e->batcher);
         if (advance(e, lane, err))
             return -1;
     }
@@ -392,7 +308,7 @@ static void drop(ks_engine *e)
     ks_vectors_drop(&e->vectors);
     ks_batcher_forget(&e->batcher);
     for (int i = 0; i < e->lanes; i++) {
-        release_rows(e, e->lane[i]);
+        ks_rows_release(e->lane[i], &e->batcher);
         recycle(e, e->lane[i]);
     }
     e->lanes = 0;

@@ -1,5 +1,5 @@
-/* Fibers over ucontext. Its switch saves the signal mask with a system call, some 0.3 us: nothing beside a
- * network call, so there is no assembly to maintain for each architecture. */
+/* Fibers over ucontext. Its switch saves the signal mask with a system call, some 0.3 us: nothing
+ * beside a network call, so there is no assembly to maintain for each architecture. */
 #include "sampling/fiber.h"
 
 #include <stdint.h>
@@ -54,11 +54,18 @@ struct ks_fiber {
 /* --- what AddressSanitizer must be told around every switch --- */
 
 #ifdef KS_ADDRESS_SANITIZER
-static void leaving_caller(ks_fiber *f, void **fake) { __sanitizer_start_switch_fiber(fake, f->stack, STACK_BYTES); }
-static void back_in_caller(void *fake) { __sanitizer_finish_switch_fiber(fake, NULL, NULL); }
+static void leaving_caller(ks_fiber *f, void **fake)
+{
+    __sanitizer_start_switch_fiber(fake, f->stack, STACK_BYTES);
+}
+static void back_in_caller(void *fake)
+{
+    __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+}
 static void leaving_fiber(ks_fiber *f, bool for_good)
 {
-    __sanitizer_start_switch_fiber(for_good ? NULL : &f->fake_stack, f->caller_stack, f->caller_bytes);
+    __sanitizer_start_switch_fiber(for_good ? NULL : &f->fake_stack, f->caller_stack,
+                                   f->caller_bytes);
 }
 static void back_in_fiber(ks_fiber *f)
 {
@@ -70,11 +77,26 @@ static void forget_stack(ks_fiber *f)
     f->fake_stack = NULL;
 }
 #else
-static void leaving_caller(ks_fiber *f, void **fake) { (void)f, (void)fake; }
-static void back_in_caller(void *fake) { (void)fake; }
-static void leaving_fiber(ks_fiber *f, bool for_good) { (void)f, (void)for_good; }
-static void back_in_fiber(ks_fiber *f) { (void)f; }
-static void forget_stack(ks_fiber *f) { (void)f; }
+static void leaving_caller(ks_fiber *f, void **fake)
+{
+    (void)f, (void)fake;
+}
+static void back_in_caller(void *fake)
+{
+    (void)fake;
+}
+static void leaving_fiber(ks_fiber *f, bool for_good)
+{
+    (void)f, (void)for_good;
+}
+static void back_in_fiber(ks_fiber *f)
+{
+    (void)f;
+}
+static void forget_stack(ks_fiber *f)
+{
+    (void)f;
+}
 #endif
 
 ks_fiber *ks_fiber_new(ks_error *err)
@@ -86,7 +108,8 @@ ks_fiber *ks_fiber_new(ks_error *err)
         return NULL;
     }
     f->map_bytes = page + STACK_BYTES;
-    f->map = mmap(NULL, f->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    f->map = mmap(NULL, f->map_bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (f->map == MAP_FAILED || mprotect(f->map, page, PROT_NONE) != 0) {
         ks_error_set(err, "no memory for a fiber's stack of %d bytes", (int)STACK_BYTES);
         if (f->map != MAP_FAILED)

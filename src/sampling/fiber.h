@@ -1,8 +1,8 @@
 /* A function on a small stack of its own, which stops in its middle and goes on later.
  *
- * Cooperative and on one thread: resume runs the fiber until it suspends or its function returns. A fiber
- * may be started again at any time; what stood on its stack is then forgotten. Stacks end in a guard page,
- * so an overflow is a fault and never silent damage. */
+ * Cooperative and on one thread: resume runs the fiber until it suspends or its function returns. A
+ * fiber may be started again at any time; what stood on its stack is then forgotten. Stacks end in
+ * a guard page, so an overflow is a fault and never silent damage. */
 #ifndef KS_SAMPLING_FIBER_H
 #define KS_SAMPLING_FIBER_H
 

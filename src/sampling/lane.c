@@ -41,6 +41,19 @@ float *ks_lane_host(ks_lane *lane, int64_t floats)
     return lane->host;
 }
 
+float *ks_lane_piece_new(ks_lane *lane, ks_pool *pool, int64_t floats, ks_error *err)
+{
+    float *data = ks_pool_get(pool, floats, err);
+    if (!data)
+        return NULL;
+    if (lane->pieces == lane->piece_room) {
+        lane->piece_room = lane->piece_room ? 2 * lane->piece_room : 8;
+        lane->piece = ks_realloc(lane->piece, (size_t)lane->piece_room, sizeof *lane->piece);
+    }
+    lane->piece[lane->pieces++] = (ks_lane_piece){data, floats};
+    return data;
+}
+
 ks_lane *ks_lane_new(ks_vectors *vectors, ks_error *err)
 {
     ks_fiber *fiber = ks_fiber_new(err);
@@ -61,6 +74,7 @@ void ks_lane_free(ks_lane *lane)
         lane->block = next;
     }
     free(lane->tensor);
+    free(lane->piece);
     free(lane->host);
     free(lane);
 }
@@ -70,6 +84,10 @@ void ks_lane_recycle(ks_lane *lane, ks_pool *pool)
     for (int i = 0; i < lane->tensors; i++)
         ks_pool_put(pool, lane->tensor[i].data, lane->elements);
     lane->tensors = 0;
+    while (lane->pieces > 0) {
+        const ks_lane_piece *piece = &lane->piece[--lane->pieces];
+        ks_pool_put(pool, piece->data, piece->floats);
+    }
     for (ks_lane_block *b = lane->block; b; b = b->next)
         b->used = 0;
     ks_brownian_free(lane->brownian);
@@ -78,8 +96,8 @@ void ks_lane_recycle(ks_lane *lane, ks_pool *pool)
 
 /* --- the start --- */
 
-/* The factor of the noise: what makes x the sum of the latent and noise of standard deviation sigma, or at
- * full denoise a sample of the network's prior. */
+/* The factor of the noise: what makes x the sum of the latent and noise of standard deviation
+ * sigma, or at full denoise a sample of the network's prior. */
 static double noise_factor(const ks_call *call)
 {
     double sigma = (double)call->sigmas[0], sigma_max = (double)ks_sigma_max(call->model_sampling);
@@ -109,8 +127,12 @@ static ks_hash128 hash_of_start(const ks_call *call, int64_t elements)
         uint64_t seed, noise;
         double factor, scale;
         int64_t shape[4];
-        ks_hash128 latent, batch_index;
-    } all = {.seed = call->seed, .noise = call->add_noise, .factor = noise_factor(call), .scale = call->latent_scale};
+        ks_hash128 latent, batch_index, mask;
+        int64_t masks, second_noise;
+    } all = {.seed = call->seed,
+             .noise = call->add_noise,
+             .factor = noise_factor(call),
+             .scale = call->latent_scale};
     int shape[4] = {call->batch, call->channels, call->height, call->width};
     for (int i = 0; i < 4; i++)
         all.shape[i] = shape[i];
@@ -118,6 +140,12 @@ static ks_hash128 hash_of_start(const ks_call *call, int64_t elements)
         all.latent = ks_hash(call->latent, (size_t)elements * sizeof(float));
     if (call->batch_index)
         all.batch_index = ks_hash(call->batch_index, (size_t)call->batch * sizeof(int64_t));
+    if (call->noise_mask) {
+        size_t cells = (size_t)call->height * (size_t)call->width;
+        all.mask = ks_hash(call->noise_mask, (size_t)call->noise_masks * cells * sizeof(float));
+        all.masks = call->noise_masks;
+        all.second_noise = call->sampler->second_noise;
+    }
     return ks_hash(&all, sizeof all);
 }
 
@@ -130,30 +158,34 @@ static int take_tensors(ks_lane *lane, ks_pool *pool, int count, ks_error *err)
     while (lane->tensors < count) {
         float *data = ks_pool_get(pool, lane->elements, err);
         if (!data)
-            return ks_error_wrap(err, "starting a lane");
+            return -1;
         lane->tensor[lane->tensors++].data = data;
     }
     lane->tensors_given = 2;
     return 0;
 }
 
-static void copy_call(ks_lane *lane, const ks_call *call)
+static int copy_call(ks_lane *lane, const ks_call *call, ks_error *err)
 {
-    int conditions = call->positives + call->negatives;
+    int conditions = ks_guidance_room(call);
     lane->call = *call;
     lane->model_sampling = *call->model_sampling;
     lane->sigma = ks_lane_alloc(lane, (size_t)call->count * sizeof *lane->sigma);
     for (int i = 0; i < call->count; i++)
         lane->sigma[i] = (double)call->sigmas[i];
-    ks_guidance_init(&lane->guidance, call, ks_lane_alloc(lane, (size_t)conditions * sizeof(ks_condition)),
-                     ks_lane_alloc(lane, (size_t)conditions * sizeof(int)));
-    lane->denoise.row = ks_lane_alloc(lane, (size_t)(call->batch * conditions) * sizeof *lane->denoise.row);
+    lane->denoise.rows = 0;
+    lane->denoise.row =
+        ks_lane_alloc(lane, (size_t)(call->batch * conditions) * sizeof *lane->denoise.row);
+    return ks_guidance_init(&lane->guidance, call,
+                            ks_lane_alloc(lane, (size_t)conditions * sizeof(ks_condition)),
+                            ks_lane_alloc(lane, (size_t)conditions * sizeof(int)), err);
 }
 
 static void run_sampler(void *self)
 {
     ks_lane *lane = self;
-    lane->status = lane->call.sampler->run(lane, &lane->tensor[0], lane->sigma, lane->call.count - 1, &lane->err);
+    lane->status = lane->call.sampler->run(lane, &lane->tensor[0], lane->sigma,
+                                           lane->call.count - 1, &lane->err);
     lane->state = KS_LANE_ENDED;
 }
 
@@ -161,16 +193,15 @@ int ks_lane_begin(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *e
 {
     lane->item = (int64_t)call->channels * call->height * call->width;
     lane->elements = lane->item * call->batch;
-    copy_call(lane, call);
-    if (take_tensors(lane, pool, 2 + call->sampler->tensors, err))
-        return -1;
+    if (copy_call(lane, call, err) || take_tensors(lane, pool, 2 + call->sampler->tensors, err) ||
+        ks_lane_regions_begin(lane, call, pool, err))
+        return ks_error_wrap(err, "starting a lane");
     float *host = ks_lane_host(lane, lane->elements);
     make_start(call, lane->item, lane->elements, host);
     pool->ops->upload(pool->ops, lane->tensor[0].data, host, (size_t)lane->elements * sizeof *host);
     lane->start = hash_of_start(call, lane->elements);
     lane->start_known = true;
     lane->generator_ready = false;
-    lane->denoise.rows = 0;
     lane->nfe = 0;
     lane->err = KS_ERROR_NONE;
     ks_fiber_start(lane->fiber, run_sampler, lane);
@@ -195,8 +226,8 @@ static ks_brownian *brownian_of(ks_lane *lane, bool gpu, ks_error *err)
         low = lane->sigma[i] > 0 ? fmin(low, lane->sigma[i]) : low;
         high = fmax(high, lane->sigma[i]);
     }
-    lane->brownian = ks_brownian_new(gpu ? lane->call.noise_device : cpu, lane->call.seed, low, high,
-                                     lane->elements, err);
+    lane->brownian = ks_brownian_new(gpu ? lane->call.noise_device : cpu, lane->call.seed, low,
+                                     high, lane->elements, err);
     return lane->brownian;
 }
 
@@ -232,7 +263,8 @@ ks_tensor *ks_tensor_new(ks_lane *lane)
     return &lane->tensor[lane->tensors_given++];
 }
 
-void ks_denoise_pair(ks_lane *lane, ks_tensor *denoised, ks_tensor *uncond, const ks_tensor *x, double sigma)
+void ks_denoise_pair(ks_lane *lane, ks_tensor *denoised, ks_tensor *uncond, const ks_tensor *x,
+                     double sigma)
 {
     lane->denoise.denoised = denoised;
     lane->denoise.uncond = uncond;
@@ -259,24 +291,24 @@ void ks_lincomb(ks_lane *lane, ks_tensor *out, int count, const ks_term *terms)
 
 void ks_noise(ks_lane *lane, ks_tensor *out)
 {
-    ks_vectors_draw(lane->vectors, (ks_draw){.out = out->data, .n = lane->elements, .lane = lane});
+    ks_vectors_draw(lane->vectors, &(ks_draw){.out = out->data, .n = lane->elements, .lane = lane});
     writes(lane, out);
 }
 
 void ks_brownian_step(ks_lane *lane, ks_tensor *out, double sigma, double sigma_next, bool gpu)
 {
-    ks_vectors_draw(lane->vectors, (ks_draw){.out = out->data,
-                                             .n = lane->elements,
-                                             .lane = lane,
-                                             .brownian = true,
-                                             .gpu = gpu,
-                                             .sigma = sigma,
-                                             .sigma_next = sigma_next});
+    ks_vectors_draw(lane->vectors, &(ks_draw){.out = out->data,
+                                              .n = lane->elements,
+                                              .lane = lane,
+                                              .brownian = true,
+                                              .gpu = gpu,
+                                              .sigma = sigma,
+                                              .sigma_next = sigma_next});
     writes(lane, out);
 }
 
-double ks_error_norm(ks_lane *lane, const ks_tensor *a, const ks_tensor *b, const ks_tensor *c, double atol,
-                     double rtol)
+double ks_error_norm(ks_lane *lane, const ks_tensor *a, const ks_tensor *b, const ks_tensor *c,
+                     double atol, double rtol)
 {
     lane->norm = (ks_norm_request){.a = a, .b = b, .c = c, .atol = atol, .rtol = rtol};
     lane->state = KS_LANE_NORM;

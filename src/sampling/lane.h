@@ -1,4 +1,5 @@
-/* A lane as the engine sees it: one KSampler call in flight, its sampler on a fiber. Samplers see sampler.h. */
+/* A lane as the engine sees it: one KSampler call in flight, its sampler on a fiber. Samplers see
+ * sampler.h. */
 #ifndef KS_SAMPLING_LANE_H
 #define KS_SAMPLING_LANE_H
 
@@ -20,6 +21,7 @@ typedef enum ks_lane_state { KS_LANE_DENOISE, KS_LANE_NORM, KS_LANE_ENDED } ks_l
 typedef struct ks_denoise_request {
     ks_tensor *denoised, *uncond; /* uncond: NULL when not wanted */
     const ks_tensor *x;
+    const float *seen; /* what the network sees: x, or with a noise mask what is put together */
     float sigma;
     ks_row **row; /* room for batch * conditions */
     int rows;
@@ -30,6 +32,33 @@ typedef struct ks_norm_request {
     double atol, rtol;
     double mean_square; /* the answer */
 } ks_norm_request;
+
+/* Device memory beside the tensors. */
+typedef struct ks_lane_piece {
+    float *data;
+    int64_t floats;
+} ks_lane_piece;
+
+/* The weights of a conditioning with an area or a mask. */
+typedef struct ks_lane_map {
+    float *data; /* device [count, at.h, at.w]; NULL: ones */
+    int count;
+} ks_lane_map;
+
+/* A part of x that the network sees by itself. */
+typedef struct ks_lane_crop {
+    ks_window at;
+    float *data; /* device [B, C, at.h, at.w] */
+} ks_lane_crop;
+
+/* Inpainting: at every evaluation the network sees x * mask + (noise * sigma + latent) * (1 -
+ * mask), and its estimate is denoised * mask + latent * (1 - mask). */
+typedef struct ks_lane_inpaint {
+    float *mask; /* device [count, H, W]; NULL: no inpainting */
+    int count;
+    float *seen;           /* device [B, C, H, W], as are noise and latent */
+    float *noise, *latent; /* NULL: zeros */
+} ks_lane_inpaint;
 
 struct ks_lane {
     struct ks_lane *next; /* among the unused */
@@ -45,6 +74,14 @@ struct ks_lane {
     ks_guidance_set guidance;
     int64_t item, elements; /* floats of one latent, of all B */
 
+    ks_lane_map *map;   /* of each conditioning of the call */
+    ks_lane_crop *crop; /* the different windows of the conditions */
+    int crops;
+    int *crop_of; /* of each condition; -1: it has the whole latent */
+    ks_lane_inpaint inpaint;
+    ks_lane_piece *piece; /* kept from call to call */
+    int pieces, piece_room;
+
     ks_tensor *tensor; /* 0 is x, 1 the negative side's estimate, then the sampler's */
     int tensors, tensors_given, tensor_room;
     struct ks_lane_block *block; /* ks_lane_alloc's memory, kept from call to call */
@@ -57,9 +94,9 @@ struct ks_lane {
     ks_norm_request norm;
     int64_t nfe;
 
-    bool start_known;  /* x is still what `start` names */
-    ks_hash128 start;  /* of all that decides x at the start */
-    float *host;       /* [host_floats]: the start, then the result */
+    bool start_known; /* x is still what `start` names */
+    ks_hash128 start; /* of all that decides x at the start */
+    float *host;      /* [host_floats]: the start, then the result */
     int64_t host_floats;
     int finite;
 };
@@ -68,8 +105,8 @@ struct ks_lane {
 ks_lane *ks_lane_new(ks_vectors *vectors, ks_error *err);
 void ks_lane_free(ks_lane *lane); /* after ks_lane_recycle */
 
-/* Takes the call: copies what must last, makes the noised start and uploads it. Needs call->count >= 2.
- * -1 without memory. */
+/* Takes the call: copies what must last, makes the noised start and uploads it. Needs call->count
+ * >= 2. -1 without memory. */
 int ks_lane_begin(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err);
 
 /* Runs the sampler until it needs something: lane->state says what. */
@@ -83,5 +120,13 @@ int ks_lane_make_noise(ks_lane *lane, const ks_draw *draw, float *host, ks_error
 
 /* Host memory for the lane's latents. */
 float *ks_lane_host(ks_lane *lane, int64_t floats);
+
+/* Device memory that lasts until the lane is recycled. */
+float *ks_lane_piece_new(ks_lane *lane, ks_pool *pool, int64_t floats, ks_error *err);
+
+/* --- lane_regions.c --- */
+
+/* What the call's areas, masks and noise mask need on the device. The guidance must be known. */
+int ks_lane_regions_begin(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err);
 
 #endif

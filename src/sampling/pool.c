@@ -4,29 +4,51 @@
 
 #include "base/file.h"
 
+static void release_size(ks_pool *pool, ks_pool_size *size)
+{
+    size->all -= size->unused;
+    while (size->unused > 0)
+        pool->ops->release(pool->ops, size->free[--size->unused]);
+}
+
+static void release_unused(ks_pool *pool)
+{
+    for (int i = 0; i < pool->sizes; i++)
+        release_size(pool, &pool->size[i]);
+}
+
+/* A place for a further size: of one that has no memory in use, when there are many. */
+static ks_pool_size *new_size(ks_pool *pool)
+{
+    ks_pool_size *oldest = NULL;
+    for (int i = 0; i < pool->sizes && pool->sizes >= KS_POOL_SIZES; i++) {
+        ks_pool_size *size = &pool->size[i];
+        if (size->unused == size->all && (!oldest || size->asked < oldest->asked))
+            oldest = size;
+    }
+    if (oldest) {
+        release_size(pool, oldest);
+        free(oldest->free);
+        return oldest;
+    }
+    pool->size = ks_realloc(pool->size, (size_t)pool->sizes + 1, sizeof *pool->size);
+    return &pool->size[pool->sizes++];
+}
+
 static ks_pool_size *find_size(ks_pool *pool, int64_t floats)
 {
     for (int i = 0; i < pool->sizes; i++)
         if (pool->size[i].floats == floats)
             return &pool->size[i];
-    pool->size = ks_realloc(pool->size, (size_t)pool->sizes + 1, sizeof *pool->size);
-    pool->size[pool->sizes] = (ks_pool_size){.floats = floats};
-    return &pool->size[pool->sizes++];
-}
-
-static void release_unused(ks_pool *pool)
-{
-    for (int i = 0; i < pool->sizes; i++) {
-        ks_pool_size *size = &pool->size[i];
-        size->all -= size->unused;
-        while (size->unused > 0)
-            pool->ops->release(pool->ops, size->free[--size->unused]);
-    }
+    ks_pool_size *size = new_size(pool);
+    *size = (ks_pool_size){.floats = floats};
+    return size;
 }
 
 float *ks_pool_get(ks_pool *pool, int64_t floats, ks_error *err)
 {
     ks_pool_size *size = find_size(pool, floats);
+    size->asked = ++pool->clock;
     if (size->unused > 0)
         return size->free[--size->unused];
     size_t bytes = (size_t)floats * sizeof(float);

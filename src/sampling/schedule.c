@@ -301,3 +301,13 @@ int ks_schedule(const ks_model_sampling *ms, int scheduler, int steps, double de
     *sigmas = list;
     return 0;
 }
+
+int ks_schedule_cut(float *sigmas, int count, int start, int end, bool leftover_noise)
+{
+    if (end < count - 1) {
+        count = end + 1;
+        if (!leftover_noise)
+            sigmas[end] = 0;
+    }
+    return start < count - 1 ? keep_last(sigmas, count, count - start) : 0;
+}

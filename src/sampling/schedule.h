@@ -48,4 +48,9 @@ enum { KS_SCHEDULE_MAX_STEPS = 100000 };
 int ks_schedule(const ks_model_sampling *ms, int scheduler, int steps, double denoise,
                 bool discard_penultimate, float **sigmas, int *count, ks_error *err);
 
+/* KSampler (Advanced): keeps the steps from `start` up to before `end` of a list and returns how
+ * many values are left, 0 when there is no step among them. A cut end leaves its noise in the
+ * latent, or becomes 0. start 0 and an end beyond the list keep all. */
+int ks_schedule_cut(float *sigmas, int count, int start, int end, bool leftover_noise);
+
 #endif

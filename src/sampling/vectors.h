@@ -1,7 +1,8 @@
 /* Vector operations that samplers have asked for and the device has not yet been given.
  *
- * All lanes append to one queue; a flush hands it over in order, every linear combination of all lanes in
- * one ops->lincomb where it can. Noise is made on the host and uploaded in its place. */
+ * All lanes append to one queue; a flush hands it over in order, every linear combination of all
+ * lanes in one ops->lincomb where it can. Noise is made on the host and uploaded in its place;
+ * windows and masks are cut, blended and filled in theirs. */
 #ifndef KS_SAMPLING_VECTORS_H
 #define KS_SAMPLING_VECTORS_H
 
@@ -10,7 +11,6 @@
 #include "backend/ops.h"
 
 typedef struct ks_draw {
-    int before; /* combinations that were queued earlier */
     float *out;
     int64_t n;
     struct ks_lane *lane; /* whose generator or tree is drawn from */
@@ -18,11 +18,33 @@ typedef struct ks_draw {
     double sigma, sigma_next; /* of the tree's interval */
 } ks_draw;
 
+typedef struct ks_crop {
+    float *out;
+    const float *x;
+    int channels, height, width;
+    ks_window at;
+} ks_crop;
+
+/* What stands between linear combinations. */
+typedef struct ks_vector_step {
+    int before; /* combinations that were queued earlier */
+    enum { KS_STEP_DRAW, KS_STEP_CROP, KS_STEP_BLEND, KS_STEP_INPAINT } kind;
+    int part; /* of a blend: its first part; the op's own pointer is set when it is handed over */
+    union {
+        ks_draw draw;
+        ks_crop crop;
+        ks_blend_op blend;
+        ks_inpaint_op inpaint;
+    };
+} ks_vector_step;
+
 typedef struct ks_vectors {
     ks_lincomb_op *combination;
     int combinations, combination_room;
-    ks_draw *draw;
-    int draws, draw_room;
+    ks_vector_step *step;
+    int steps, step_room;
+    ks_blend_part *part; /* of all blends */
+    int parts, part_room;
     float *host; /* where noise is made */
     int64_t host_floats;
 } ks_vectors;
@@ -31,8 +53,13 @@ typedef struct ks_vectors {
 ks_lincomb_op *ks_vectors_combine(ks_vectors *v, float *out, int64_t n);
 void ks_combine_term(ks_lincomb_op *op, double coef, const float *x);
 
-/* Queues a draw: draw->before is set here. */
-void ks_vectors_draw(ks_vectors *v, ks_draw draw);
+void ks_vectors_draw(ks_vectors *v, const ks_draw *draw);
+void ks_vectors_crop(ks_vectors *v, const ks_crop *crop);
+void ks_vectors_inpaint(ks_vectors *v, const ks_inpaint_op *op);
+
+/* Queues a blend without parts, and adds a part to the blend that was queued last. */
+void ks_vectors_blend(ks_vectors *v, const ks_blend_op *op);
+void ks_vectors_blend_part(ks_vectors *v, const ks_blend_part *part);
 
 /* Hands all to the device. -1 when a Brownian tree cannot be made. */
 int ks_vectors_flush(ks_vectors *v, ks_ops *ops, ks_error *err);

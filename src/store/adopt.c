@@ -1,5 +1,6 @@
-/* Making files fit for a virtual data set. HDF5 opens the files behind one without SWMR, and reads zeros where it
- * cannot: a shard that a kill has left is therefore written anew, from what its digests vouch for. */
+/* Making files fit for a virtual data set. HDF5 opens the files behind one without SWMR, and reads
+ * zeros where it cannot: a shard that a kill has left is therefore written anew, from what its
+ * digests vouch for. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,7 +89,8 @@ static int rewrite(ks_sources *all, int i, const ks_store_info *info, ks_error *
     if (!status && c.lost)
         ks_log_warn("%s: %llu damaged rows are left out", s->path, (unsigned long long)c.lost);
     if (unlink(status ? path : s->path) && !status)
-        status = ks_error_set(err, "%s: cannot remove it after its copy %s: %s", s->path, path, strerror(errno));
+        status = ks_error_set(err, "%s: cannot remove it after its copy %s: %s", s->path, path,
+                              strerror(errno));
     free(c.latent);
     free(c.converted);
     free(c.picture);

@@ -1,4 +1,5 @@
-/* One file from an output's shards: made beside OUT under a temporary name, brought to disk, then renamed. */
+/* One file from an output's shards: made beside OUT under a temporary name, brought to disk, then
+ * renamed. */
 #include "store/collect.h"
 
 #include <errno.h>
@@ -17,8 +18,8 @@
 
 static const uint64_t MERGE_BYTES = (uint64_t)8 << 30; /* "auto" merges up to this size */
 
-hid_t ks_collect_set(const ks_collection *c, const char *name, hid_t type, int rank, const hsize_t *item, hid_t list,
-                     ks_error *err)
+hid_t ks_collect_set(const ks_collection *c, const char *name, hid_t type, int rank,
+                     const hsize_t *item, hid_t list, ks_error *err)
 {
     hsize_t size[4] = {c->info->samples};
     for (int i = 1; i < rank; i++)
@@ -30,17 +31,22 @@ hid_t ks_collect_set(const ks_collection *c, const char *name, hid_t type, int r
     return set;
 }
 
-/* The three slowest axes of a sweep are positive, negative and latent_image: their values follow from the index. */
+/* A sample's places on the axes positive, negative and latent_image follow from its index: they are
+ * the slowest of the grid, unless info says how far apart their values stand. */
 static void place_labels(const ks_store_info *info, uint64_t index, ks_table_row *t)
 {
-    uint64_t positives = (uint64_t)(info->positives ? info->positives : 1);
-    uint64_t negatives = (uint64_t)(info->negatives ? info->negatives : 1);
-    uint64_t latents = (uint64_t)(info->latents ? info->latents : 1);
-    uint64_t inner = info->samples / (positives * negatives * latents);
-    uint64_t outer = inner ? index / inner : 0;
-    t->latent_image = (uint32_t)(outer % latents);
-    t->negative = (uint32_t)(outer / latents % negatives);
-    t->positive = (uint32_t)(outer / latents / negatives % positives);
+    const int values[3] = {info->positives, info->negatives, info->latents};
+    uint32_t place[3];
+    uint64_t inner = info->samples;
+    for (int i = 0; i < 3; i++) {
+        uint64_t count = (uint64_t)(values[i] ? values[i] : 1);
+        inner /= count;
+        uint64_t stride = info->label_stride[i] ? info->label_stride[i] : inner;
+        place[i] = stride ? (uint32_t)(index / stride % count) : 0;
+    }
+    t->positive = place[0];
+    t->negative = place[1];
+    t->latent_image = place[2];
 }
 
 void ks_collect_missing(const ks_collection *c, uint64_t index, ks_table_row *t)
@@ -63,7 +69,10 @@ static int make_file(ks_collection *c, bool is_virtual, ks_error *err)
     ks_h5_close(&list);
     if (KS_H5(c->file, err, "%s: cannot make the file", c->path))
         return -1;
-    return ks_info_write(c->file, c->path, c->info, 0, err) || ks_info_publish(c->file, c->path, c->info, err) ? -1 : 0;
+    return ks_info_write(c->file, c->path, c->info, 0, err) ||
+                   ks_info_publish(c->file, c->path, c->info, err)
+               ? -1
+               : 0;
 }
 
 /* The temporary file, complete and on disk; removed when anything fails. */
@@ -73,7 +82,8 @@ static int write_file(ks_collection *c, bool is_virtual, ks_error *err)
     int status = make_file(c, is_virtual, err);
     if (!status)
         status = is_virtual ? ks_collect_virtual(c, err) : ks_collect_merge(c, err);
-    if (c->file >= 0 && KS_H5(H5Fclose(c->file), &close_error, "%s: cannot write", c->path) && !status)
+    if (c->file >= 0 && KS_H5(H5Fclose(c->file), &close_error, "%s: cannot write", c->path) &&
+        !status)
         status = ks_error_set(err, "%s", close_error.text);
     if (!status)
         status = ks_h5_sync(c->path, err);
@@ -100,7 +110,8 @@ static int publish(const ks_collection *c, ks_error *err)
     if (out >= 0 && c->sources->item[out].left_out && ks_adopt_out(c->sources->out, err))
         return -1;
     if (rename(c->path, c->sources->out))
-        return ks_error_set(err, "%s: cannot rename it to %s: %s", c->path, c->sources->out, strerror(errno));
+        return ks_error_set(err, "%s: cannot rename it to %s: %s", c->path, c->sources->out,
+                            strerror(errno));
     return sync_folder(c->sources->out, err);
 }
 
@@ -110,8 +121,8 @@ static bool is_empty_file(const char *path)
     return !stat(path, &st) && st.st_size == 0;
 }
 
-/* After a merge: shards whose rows are all in OUT go. What another sweep could still want, or somebody could still
- * repair, stays. */
+/* After a merge: shards whose rows are all in OUT go. What another sweep could still want, or
+ * somebody could still repair, stays. */
 static void remove_shards(ks_sources *s)
 {
     ks_sources_close_all(s);
@@ -154,7 +165,8 @@ static int mode_is_virtual(const char *mode, const ks_store_info *info, ks_error
     if (!mode || !strcmp(mode, "auto"))
         return info->samples > MERGE_BYTES / row;
     if (strcmp(mode, "merge") && strcmp(mode, "virtual"))
-        return ks_error_set(err, "collect: \"%s\" is unknown: \"auto\", \"merge\" or \"virtual\" is wanted", mode);
+        return ks_error_set(
+            err, "collect: \"%s\" is unknown: \"auto\", \"merge\" or \"virtual\" is wanted", mode);
     return !strcmp(mode, "virtual");
 }
 
@@ -187,7 +199,8 @@ int ks_store_collect(const char *out, const ks_store_info *info, const char *mod
         return -1;
     ks_hash128 sweep = ks_info_sweep(info);
     char *path = ks_format("%s.part", out);
-    ks_collection c = {.info = info, .path = path, .file = -1, .sources = ks_sources_list(out, err)};
+    ks_collection c = {
+        .info = info, .path = path, .file = -1, .sources = ks_sources_list(out, err)};
     if (c.sources && !ks_places_build(&c.places, c.sources, info, &sweep, index_of, self, err))
         status = collect(&c, is_virtual, err);
     ks_places_free(&c.places);

@@ -12,12 +12,12 @@ typedef struct ks_collection {
     ks_places places;
     const char *path; /* of the file that is being made */
     hid_t file;
-    uint64_t lost;    /* rows whose latent was not what its digest tells: missing in the file */
+    uint64_t lost; /* rows whose latent was not what its digest tells: missing in the file */
 } ks_collection;
 
 /* A data set [N, item...] of the collected file; list: creation properties. -1 and err. */
-hid_t ks_collect_set(const ks_collection *c, const char *name, hid_t type, int rank, const hsize_t *item, hid_t list,
-                     ks_error *err);
+hid_t ks_collect_set(const ks_collection *c, const char *name, hid_t type, int rank,
+                     const hsize_t *item, hid_t list, ks_error *err);
 
 /* The row of a sample that no file has. */
 void ks_collect_missing(const ks_collection *c, uint64_t index, ks_table_row *t);
@@ -29,8 +29,9 @@ void ks_collect_place(const ks_collection *c, uint64_t index, ks_table_row *t);
 int ks_collect_merge(ks_collection *c, ks_error *err);
 int ks_collect_virtual(ks_collection *c, ks_error *err);
 
-/* Readies the files of an output for a virtual data set: a collected OUT becomes a shard, and every shard that only
- * SWMR readers can open, or that holds another type than info tells, is written anew. */
+/* Readies the files of an output for a virtual data set: a collected OUT becomes a shard, and every
+ * shard that only SWMR readers can open, or that holds another type than info tells, is written
+ * anew. */
 int ks_adopt_all(const char *out, const ks_store_info *info, ks_error *err);
 
 /* Gives OUT the next free shard's name. */

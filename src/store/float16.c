@@ -26,7 +26,8 @@ uint16_t ks_float16(float value)
 
 float ks_float32(uint16_t half)
 {
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 0x1fu, mantissa = half & 0x3ffu;
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 0x1fu,
+             mantissa = half & 0x3ffu;
     uint32_t bits;
     if (exponent == 0) {
         float small = (float)mantissa * 0x1p-24f;

@@ -13,8 +13,11 @@
 
 enum { LARGEST_TEXT = 1 << 30 }; /* bytes: more is a damaged file */
 
+/* HDF5's clean-up at exit crashes on what a close that failed (full disk) has left. We close what
+ * we open. */
 static void start(void)
 {
+    H5dont_atexit();
     setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0);
     H5open();
 }
@@ -78,8 +81,8 @@ void ks_h5_close(hid_t *id)
     *id = -1;
 }
 
-/* HDF5 reads metadata whose checksum fails again, as a writer may be in the midst of it, and doubles its pause from
- * 1 ns each time. Its own limit of 100 tries never ends; 26 take 0.13 s. */
+/* HDF5 reads metadata whose checksum fails again, as a writer may be in the midst of it, and
+ * doubles its pause from 1 ns each time. Its own limit of 100 tries never ends; 26 take 0.13 s. */
 enum { READ_ATTEMPTS = 26 };
 
 hid_t ks_h5_file_access(void)
@@ -115,7 +118,9 @@ hid_t ks_h5_open(const char *path, bool *plain, ks_error *err)
 int ks_h5_sync(const char *path, ks_error *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int status = fd < 0 || fsync(fd) ? ks_error_set(err, "%s: cannot bring to disk: %s", path, strerror(errno)) : 0;
+    int status = fd < 0 || fsync(fd)
+                     ? ks_error_set(err, "%s: cannot bring to disk: %s", path, strerror(errno))
+                     : 0;
     if (fd >= 0)
         close(fd);
     return status;
@@ -148,16 +153,19 @@ static hid_t text_type(void)
 }
 
 /* Writes an attribute of the space's shape; type is that of the file and of data. */
-static int put(hid_t object, const char *path, const char *name, hid_t type, hid_t space, const void *data, ks_error *err)
+static int put(hid_t object, const char *path, const char *name, hid_t type, hid_t space,
+               const void *data, ks_error *err)
 {
     hid_t attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
     int status = attribute < 0 || H5Awrite(attribute, type, data) < 0
-                     ? ks_h5_fail(err, "%s: cannot write attribute %s", path, name) : 0;
+                     ? ks_h5_fail(err, "%s: cannot write attribute %s", path, name)
+                     : 0;
     ks_h5_close(&attribute);
     return status;
 }
 
-static int put_scalar(hid_t object, const char *path, const char *name, hid_t type, const void *data, ks_error *err)
+static int put_scalar(hid_t object, const char *path, const char *name, hid_t type,
+                      const void *data, ks_error *err)
 {
     hid_t space = H5Screate(H5S_SCALAR);
     int status = put(object, path, name, type, space, data, err);
@@ -165,7 +173,8 @@ static int put_scalar(hid_t object, const char *path, const char *name, hid_t ty
     return status;
 }
 
-int ks_h5_put_text(hid_t object, const char *path, const char *name, const char *text, ks_error *err)
+int ks_h5_put_text(hid_t object, const char *path, const char *name, const char *text,
+                   ks_error *err)
 {
     const char *value = text ? text : "";
     hid_t type = text_type();
@@ -174,8 +183,8 @@ int ks_h5_put_text(hid_t object, const char *path, const char *name, const char 
     return status;
 }
 
-int ks_h5_put_texts(hid_t object, const char *path, const char *name, const char *const *text, int count,
-                    ks_error *err)
+int ks_h5_put_texts(hid_t object, const char *path, const char *name, const char *const *text,
+                    int count, ks_error *err)
 {
     hsize_t size = (hsize_t)count;
     hid_t type = text_type(), space = H5Screate_simple(1, &size, NULL);
@@ -199,28 +208,33 @@ int ks_h5_get_u64(hid_t object, const char *path, const char *name, uint64_t *va
 {
     hid_t attribute = -1, space = -1;
     int status = -1;
-    if (KS_H5(attribute = H5Aopen(object, name, H5P_DEFAULT), err, "%s: cannot open attribute %s", path, name) ||
+    if (KS_H5(attribute = H5Aopen(object, name, H5P_DEFAULT), err, "%s: cannot open attribute %s",
+              path, name) ||
         KS_H5(space = H5Aget_space(attribute), err, "%s: cannot read attribute %s", path, name))
         goto cleanup;
     if (H5Sget_simple_extent_npoints(space) != 1) {
         ks_error_set(err, "%s: attribute %s is not one number", path, name);
         goto cleanup;
     }
-    status = KS_H5(H5Aread(attribute, H5T_NATIVE_UINT64, value), err, "%s: cannot read attribute %s", path, name);
+    status = KS_H5(H5Aread(attribute, H5T_NATIVE_UINT64, value), err,
+                   "%s: cannot read attribute %s", path, name);
 cleanup:
     ks_h5_close(&space);
     ks_h5_close(&attribute);
     return status;
 }
 
-int ks_h5_put_strings(hid_t file, const char *path, const char *name, char *const *text, int count, ks_error *err)
+int ks_h5_put_strings(hid_t file, const char *path, const char *name, char *const *text, int count,
+                      ks_error *err)
 {
     hsize_t size = (hsize_t)count;
     hid_t type = text_type(), space = H5Screate_simple(1, &size, NULL), set = -1;
-    int status = KS_H5(set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), err,
-                       "%s: cannot make /%s", path, name);
+    int status = KS_H5(
+        set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), err,
+        "%s: cannot make /%s", path, name);
     if (!status && count)
-        status = KS_H5(H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text), err, "%s: cannot write /%s", path, name);
+        status = KS_H5(H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text), err,
+                       "%s: cannot write /%s", path, name);
     ks_h5_close(&set);
     ks_h5_close(&space);
     ks_h5_close(&type);
@@ -238,7 +252,8 @@ int ks_h5_get_bytes(hid_t set, const char *path, char **bytes, size_t *size, ks_
     *bytes = malloc(*size);
     if (!*bytes)
         return ks_error_set(err, "%s: no memory for %zu bytes", path, *size);
-    if (!KS_H5(H5Dread(set, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, *bytes), err, "%s: cannot read", path))
+    if (!KS_H5(H5Dread(set, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, *bytes), err,
+               "%s: cannot read", path))
         return 0;
     free(*bytes);
     *bytes = NULL;
@@ -247,8 +262,10 @@ int ks_h5_get_bytes(hid_t set, const char *path, char **bytes, size_t *size, ks_
 
 enum { LARGEST_RANK = 8 };
 
-/* Selects the items in a new copy of the set's space (*file_space) and makes a space of their shape in memory. */
-static int select_items(hid_t set, uint64_t first, uint64_t count, hid_t *file_space, hid_t *memory_space)
+/* Selects the items in a new copy of the set's space (*file_space) and makes a space of their shape
+ * in memory. */
+static int select_items(hid_t set, uint64_t first, uint64_t count, hid_t *file_space,
+                        hid_t *memory_space)
 {
     hsize_t start[LARGEST_RANK] = {first}, size[LARGEST_RANK] = {0};
     *file_space = H5Dget_space(set);
@@ -264,24 +281,27 @@ static int select_items(hid_t set, uint64_t first, uint64_t count, hid_t *file_s
     return H5Sselect_hyperslab(*file_space, H5S_SELECT_SET, start, NULL, size, NULL) < 0 ? -1 : 0;
 }
 
-int ks_h5_read_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count, void *out, ks_error *err)
+int ks_h5_read_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count,
+                     void *out, ks_error *err)
 {
     hid_t there = -1, here = -1;
     int status = 0;
-    if (select_items(set, first, count, &there, &here) || H5Dread(set, type, here, there, H5P_DEFAULT, out) < 0)
-        status = ks_h5_fail(err, "%s: cannot read rows %llu to %llu", path, (unsigned long long)first,
-                            (unsigned long long)(first + count - 1));
+    if (select_items(set, first, count, &there, &here) ||
+        H5Dread(set, type, here, there, H5P_DEFAULT, out) < 0)
+        status = ks_h5_fail(err, "%s: cannot read rows %llu to %llu", path,
+                            (unsigned long long)first, (unsigned long long)(first + count - 1));
     ks_h5_close(&there);
     ks_h5_close(&here);
     return status;
 }
 
-int ks_h5_write_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count, const void *data,
-                      ks_error *err)
+int ks_h5_write_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count,
+                      const void *data, ks_error *err)
 {
     hid_t there = -1, here = -1;
     int status = 0;
-    if (select_items(set, first, count, &there, &here) || H5Dwrite(set, type, here, there, H5P_DEFAULT, data) < 0)
+    if (select_items(set, first, count, &there, &here) ||
+        H5Dwrite(set, type, here, there, H5P_DEFAULT, data) < 0)
         status = ks_h5_fail(err, "%s: cannot write", path);
     ks_h5_close(&there);
     ks_h5_close(&here);

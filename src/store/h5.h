@@ -1,4 +1,4 @@
-/* HDF5 with this project's errors: one start, one checking macro, attributes and string data sets. */
+/* HDF5 with this project's errors: one start, one checking macro, attributes, strings. */
 #ifndef KS_STORE_H5_H
 #define KS_STORE_H5_H
 
@@ -8,14 +8,15 @@
 
 #include "base/error.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rows and latents are written as they lie in memory");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "rows and latents are written as they lie in memory");
 
-/* Makes HDF5 silent and, unless the environment says otherwise, free of file locks (many cluster file
- * systems have none). Called before every HDF5 file is opened or made. */
+/* Makes HDF5 silent and, unless the environment says otherwise, free of file locks (many cluster
+ * file systems have none). Called before every HDF5 file is opened or made. */
 void ks_h5_start(void);
 
-/* "<formatted>: <why>" into err and returns -1. Why is the operating system's reason where HDF5's error
- * stack holds one, else the innermost message of the stack. */
+/* "<formatted>: <why>" into err and returns -1. Why is the operating system's reason where HDF5's
+ * error stack holds one, else the innermost message of the stack. */
 int ks_h5_fail(ks_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* 0 when the HDF5 call (or assignment of one) gave no negative value, else -1 with err filled. */
@@ -27,8 +28,8 @@ void ks_h5_close(hid_t *id);
 /* Access list for our files: no locks. Negative only without memory. */
 hid_t ks_h5_file_access(void);
 
-/* Opens to read a file that is complete, being written (SWMR), or was left by a killed writer. *plain
- * (may be NULL) tells whether readers that know nothing of SWMR can open it too. */
+/* Opens to read a file that is complete, being written (SWMR), or was left by a killed writer.
+ * *plain (may be NULL) tells whether readers that know nothing of SWMR can open it too. */
 hid_t ks_h5_open(const char *path, bool *plain, ks_error *err);
 
 /* Has every byte of the file on the disk before it returns. The file must be flushed or closed. */
@@ -39,20 +40,23 @@ hid_t ks_h5_float_type(bool float16);
 bool ks_h5_is_float16(hid_t type);
 
 /* Attributes of an object. path is for messages. Texts are of variable length, UTF-8. */
-int ks_h5_put_text(hid_t object, const char *path, const char *name, const char *text, ks_error *err);
-int ks_h5_put_texts(hid_t object, const char *path, const char *name, const char *const *text, int count,
-                    ks_error *err);
+int ks_h5_put_text(hid_t object, const char *path, const char *name, const char *text,
+                   ks_error *err);
+int ks_h5_put_texts(hid_t object, const char *path, const char *name, const char *const *text,
+                    int count, ks_error *err);
 int ks_h5_put_u64(hid_t object, const char *path, const char *name, uint64_t value, ks_error *err);
 int ks_h5_put_real(hid_t object, const char *path, const char *name, double value, ks_error *err);
 int ks_h5_get_u64(hid_t object, const char *path, const char *name, uint64_t *value, ks_error *err);
 
 /* One-dimensional data sets: UTF-8 strings, and bytes (*bytes is new memory, free() it). */
-int ks_h5_put_strings(hid_t file, const char *path, const char *name, char *const *text, int count, ks_error *err);
+int ks_h5_put_strings(hid_t file, const char *path, const char *name, char *const *text, int count,
+                      ks_error *err);
 int ks_h5_get_bytes(hid_t set, const char *path, char **bytes, size_t *size, ks_error *err);
 
-/* Reads or writes items [first, first + count) of a data set's first axis, all of its other axes. */
-int ks_h5_read_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count, void *out, ks_error *err);
-int ks_h5_write_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count, const void *data,
-                      ks_error *err);
+/* Reads or writes items [first, first + count) of a data set's first axis, the others whole. */
+int ks_h5_read_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count,
+                     void *out, ks_error *err);
+int ks_h5_write_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count,
+                      const void *data, ks_error *err);
 
 #endif

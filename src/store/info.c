@@ -27,9 +27,10 @@ static const struct {
     {"precision", offsetof(ks_store_info, precision)},
     {"noise_device", offsetof(ks_store_info, noise_device)},
     {"parallel", offsetof(ks_store_info, parallel)},
+    {"axis_files", offsetof(ks_store_info, axis_files)},
 };
 
-/* The lists of texts. A list is a data set of strings in a collected file, or (names) an attribute. */
+/* The lists of texts: data sets of strings in a collected file, or (names) attributes. */
 static const struct {
     const char *name;
     size_t list, count;
@@ -37,9 +38,12 @@ static const struct {
 } lists[] = {
     {"positive", offsetof(ks_store_info, positive), offsetof(ks_store_info, positives), false},
     {"negative", offsetof(ks_store_info, negative), offsetof(ks_store_info, negatives), false},
-    {"latent_image", offsetof(ks_store_info, latent_image), offsetof(ks_store_info, latents), false},
-    {"sampler_names", offsetof(ks_store_info, sampler_names), offsetof(ks_store_info, samplers), true},
-    {"scheduler_names", offsetof(ks_store_info, scheduler_names), offsetof(ks_store_info, schedulers), true},
+    {"latent_image", offsetof(ks_store_info, latent_image), offsetof(ks_store_info, latents),
+     false},
+    {"sampler_names", offsetof(ks_store_info, sampler_names), offsetof(ks_store_info, samplers),
+     true},
+    {"scheduler_names", offsetof(ks_store_info, scheduler_names),
+     offsetof(ks_store_info, schedulers), true},
 };
 
 enum { TEXTS = sizeof texts / sizeof *texts, LISTS = sizeof lists / sizeof *lists };
@@ -81,9 +85,12 @@ int ks_info_check(const ks_store_info *info, ks_error *err)
     const int side[3] = {info->channels, info->height, info->width};
     for (int i = 0; i < 3; i++)
         if (side[i] < 1 || side[i] > LARGEST_SIDE)
-            return ks_error_set(err, "a latent of [%d, %d, %d] cannot be stored", side[0], side[1], side[2]);
-    if ((int64_t)side[1] * side[2] > INT32_MAX / (64 * 3) || (int64_t)side[0] * side[1] * side[2] > INT32_MAX / 4)
-        return ks_error_set(err, "a latent of [%d, %d, %d] is too large to store", side[0], side[1], side[2]);
+            return ks_error_set(err, "a latent of [%d, %d, %d] cannot be stored", side[0], side[1],
+                                side[2]);
+    if ((int64_t)side[1] * side[2] > INT32_MAX / (64 * 3) ||
+        (int64_t)side[0] * side[1] * side[2] > INT32_MAX / 4)
+        return ks_error_set(err, "a latent of [%d, %d, %d] is too large to store", side[0], side[1],
+                            side[2]);
     if (info->positives < 0 || info->negatives < 0 || info->latents < 0)
         return ks_error_set(err, "the output's tables of labels have negative lengths");
     return 0;
@@ -91,7 +98,8 @@ int ks_info_check(const ks_store_info *info, ks_error *err)
 
 size_t ks_info_latent_bytes(const ks_store_info *info)
 {
-    return (size_t)info->channels * (size_t)info->height * (size_t)info->width * (info->float16 ? 2 : 4);
+    return (size_t)info->channels * (size_t)info->height * (size_t)info->width *
+           (info->float16 ? 2 : 4);
 }
 
 size_t ks_info_image_bytes(const ks_store_info *info)
@@ -171,15 +179,18 @@ static uint64_t check_of(const char *bytes, size_t size)
     return check;
 }
 
-int ks_info_write(hid_t file, const char *path, const ks_store_info *info, double created, ks_error *err)
+int ks_info_write(hid_t file, const char *path, const ks_store_info *info, double created,
+                  ks_error *err)
 {
     pairs p = make_pairs(info, created);
     hsize_t size = p.size;
     hid_t space = H5Screate_simple(1, &size, NULL), set = -1;
     int status = -1;
-    if (KS_H5(set = H5Dcreate2(file, "info", H5T_STD_U8LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), err,
-              "%s: cannot make /info", path) ||
-        KS_H5(H5Dwrite(set, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, p.bytes), err, "%s: cannot write", path))
+    if (KS_H5(set = H5Dcreate2(file, "info", H5T_STD_U8LE, space, H5P_DEFAULT, H5P_DEFAULT,
+                               H5P_DEFAULT),
+              err, "%s: cannot make /info", path) ||
+        KS_H5(H5Dwrite(set, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, p.bytes), err,
+              "%s: cannot write", path))
         goto cleanup;
     status = ks_h5_put_u64(set, path, "check", check_of(p.bytes, p.size), err);
 cleanup:
@@ -194,7 +205,10 @@ static int put_time(hid_t file, const char *path, const char *name, double secon
     char text[32], unix_name[32];
     ks_info_time(seconds, text);
     snprintf(unix_name, sizeof unix_name, "%s_unix", name);
-    return ks_h5_put_text(file, path, name, text, err) || ks_h5_put_real(file, path, unix_name, seconds, err) ? -1 : 0;
+    return ks_h5_put_text(file, path, name, text, err) ||
+                   ks_h5_put_real(file, path, unix_name, seconds, err)
+               ? -1
+               : 0;
 }
 
 int ks_info_publish(hid_t file, const char *path, const ks_store_info *info, ks_error *err)
@@ -203,14 +217,18 @@ int ks_info_publish(hid_t file, const char *path, const ks_store_info *info, ks_
     for (int i = 0; i < TEXTS && !status; i++)
         status = ks_h5_put_text(file, path, texts[i].name, text_of(info, i), err);
     for (int i = 0; i < LISTS && !status; i++)
-        status = lists[i].names ? ks_h5_put_texts(file, path, lists[i].name, (const char *const *)list_of(info, i),
+        status = lists[i].names ? ks_h5_put_texts(file, path, lists[i].name,
+                                                  (const char *const *)list_of(info, i),
                                                   count_of(info, i), err)
-                                : ks_h5_put_strings(file, path, lists[i].name, list_of(info, i), count_of(info, i), err);
+                                : ks_h5_put_strings(file, path, lists[i].name, list_of(info, i),
+                                                    count_of(info, i), err);
     return status || ks_h5_put_u64(file, path, "ksweep_format", 1, err) ||
-           ks_h5_put_u64(file, path, "sweep_samples", info->samples, err) ||
-           ks_h5_put_u64(file, path, "batch_rows", (uint64_t)info->batch_rows, err) ||
-           put_time(file, path, "start_time", info->start_time, err) ||
-           put_time(file, path, "end_time", info->end_time, err) ? -1 : 0;
+                   ks_h5_put_u64(file, path, "sweep_samples", info->samples, err) ||
+                   ks_h5_put_u64(file, path, "batch_rows", (uint64_t)info->batch_rows, err) ||
+                   put_time(file, path, "start_time", info->start_time, err) ||
+                   put_time(file, path, "end_time", info->end_time, err)
+               ? -1
+               : 0;
 }
 
 static void add_to_list(ks_store_info *info, int i, const char *value)
@@ -228,7 +246,8 @@ static void take_pair(ks_store_info *info, double *created, const char *name, co
     const struct {
         const char *name;
         double *to;
-    } reals[] = {{"start_time", &info->start_time}, {"end_time", &info->end_time}, {"created", created}};
+    } reals[] = {
+        {"start_time", &info->start_time}, {"end_time", &info->end_time}, {"created", created}};
     for (int i = 0; i < TEXTS; i++)
         if (!strcmp(name, texts[i].name) && !text_of(info, i))
             set_text(info, i, ks_strdup(value));
@@ -244,15 +263,18 @@ static void take_pair(ks_store_info *info, double *created, const char *name, co
         info->batch_rows = (int)strtol(value, NULL, 10);
 }
 
-static int read_pairs(hid_t file, const char *path, ks_store_info *info, double *created, ks_error *err)
+static int read_pairs(hid_t file, const char *path, ks_store_info *info, double *created,
+                      ks_error *err)
 {
     hid_t set = -1;
     char *bytes = NULL;
     size_t size = 0;
     uint64_t check = 0;
     int status = -1;
-    if (KS_H5(set = H5Dopen2(file, "info", H5P_DEFAULT), err, "%s: is not an output of ksweep: it has no /info", path) ||
-        ks_h5_get_u64(set, path, "check", &check, err) || ks_h5_get_bytes(set, path, &bytes, &size, err))
+    if (KS_H5(set = H5Dopen2(file, "info", H5P_DEFAULT), err,
+              "%s: is not an output of ksweep: it has no /info", path) ||
+        ks_h5_get_u64(set, path, "check", &check, err) ||
+        ks_h5_get_bytes(set, path, &bytes, &size, err))
         goto cleanup;
     if (check != check_of(bytes, size) || bytes[size - 1]) {
         ks_error_set(err, "%s: /info is damaged", path);
@@ -276,12 +298,14 @@ static int read_shape(hid_t file, const char *path, ks_store_info *info, ks_erro
     int status = -1;
     hsize_t size[4] = {0};
     hid_t set = -1, space = -1, type = -1;
-    if (KS_H5(set = H5Dopen2(file, "latents", H5P_DEFAULT), err, "%s: cannot open /latents", path) ||
+    if (KS_H5(set = H5Dopen2(file, "latents", H5P_DEFAULT), err, "%s: cannot open /latents",
+              path) ||
         KS_H5(space = H5Dget_space(set), err, "%s: cannot read /latents", path) ||
         KS_H5(type = H5Dget_type(set), err, "%s: cannot read /latents", path))
         goto cleanup;
-    if (H5Sget_simple_extent_ndims(space) != 4 || H5Sget_simple_extent_dims(space, size, NULL) < 0 ||
-        H5Tget_class(type) != H5T_FLOAT || (H5Tget_size(type) != 4 && H5Tget_size(type) != 2)) {
+    if (H5Sget_simple_extent_ndims(space) != 4 ||
+        H5Sget_simple_extent_dims(space, size, NULL) < 0 || H5Tget_class(type) != H5T_FLOAT ||
+        (H5Tget_size(type) != 4 && H5Tget_size(type) != 2)) {
         ks_error_set(err, "%s: /latents is not [N, C, H, W] of float32 or float16", path);
         goto cleanup;
     }
@@ -304,7 +328,8 @@ ks_store_info *ks_info_read(hid_t file, const char *path, double *created, ks_er
 {
     double unused;
     ks_store_info *info = ks_calloc(1, sizeof *info);
-    if (read_pairs(file, path, info, created ? created : &unused, err) || read_shape(file, path, info, err)) {
+    if (read_pairs(file, path, info, created ? created : &unused, err) ||
+        read_shape(file, path, info, err)) {
         ks_store_info_free(info);
         return NULL;
     }
@@ -333,5 +358,6 @@ ks_hash128 ks_info_sweep(const ks_store_info *info)
     ks_hasher *h = ks_hasher_new();
     ks_hasher_add_text(h, info->job ? info->job : "");
     ks_hasher_add_text(h, info->model_sha256 ? info->model_sha256 : "");
+    ks_hasher_add_text(h, info->axis_files ? info->axis_files : "");
     return ks_hasher_end(h);
 }

@@ -1,7 +1,8 @@
 /* What every file of an output says about its run.
  *
- * ksweep itself reads it from /info alone: bytes, name and value in turn, each ended by NUL, under a check. HDF5's
- * strings of variable length lie in heaps without a checksum, and one damaged byte there can crash the library. */
+ * ksweep itself reads it from /info alone: bytes, name and value in turn, each ended by NUL, under
+ * a check. HDF5's strings of variable length lie in heaps without a checksum, and one damaged byte
+ * there can crash the library. */
 #ifndef KS_STORE_INFO_H
 #define KS_STORE_INFO_H
 
@@ -14,18 +15,20 @@
 int ks_info_check(const ks_store_info *info, ks_error *err);
 
 size_t ks_info_latent_bytes(const ks_store_info *info); /* of one row, as stored */
-size_t ks_info_image_bytes(const ks_store_info *info);  /* of one row's picture, also where there are none */
+size_t ks_info_image_bytes(const ks_store_info *info);  /* of one picture, were there any */
 
 /* /info of a new file. created: when the file was made, Unix seconds, 0: now. */
-int ks_info_write(hid_t file, const char *path, const ks_store_info *info, double created, ks_error *err);
+int ks_info_write(hid_t file, const char *path, const ks_store_info *info, double created,
+                  ks_error *err);
 
-/* What users of a collected file read: attributes of the root group, /positive, /negative and /latent_image. */
+/* What users of a collected file read: attributes of the root group, /positive, /negative and
+ * /latent_image. */
 int ks_info_publish(hid_t file, const char *path, const ks_store_info *info, ks_error *err);
 
 /* The info of an open file; NULL on error. *created may be NULL. Free with ks_store_info_free. */
 ks_store_info *ks_info_read(hid_t file, const char *path, double *created, ks_error *err);
 
-/* Equal for the same job text and model: then an index means the same sample. */
+/* Equal for the same job text, model and files of axes: then an index means the same sample. */
 ks_hash128 ks_info_sweep(const ks_store_info *info);
 
 /* Unix seconds as ISO 8601 in UTC; "" for 0. */

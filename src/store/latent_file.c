@@ -12,16 +12,18 @@
 static const float OLD_FORMAT_SCALE = (float)(1.0 / 0.18215);
 
 /* Sizes of 3 or 4 axes as [B, C, H, W]; refuses what is none. */
-static int set_shape(const char *path, const char *name, int rank, const int64_t *size, int shape[4], ks_error *err)
+static int set_shape(const char *path, const char *name, int rank, const int64_t *size,
+                     int shape[4], ks_error *err)
 {
     int64_t total = 1;
     if (rank != 3 && rank != 4)
-        return ks_error_set(err, "%s: %s has %d axes: a latent is [B, C, H, W] or [C, H, W]", path, name, rank);
+        return ks_error_set(err, "%s: %s has %d axes: a latent is [B, C, H, W] or [C, H, W]", path,
+                            name, rank);
     shape[0] = 1;
     for (int i = 0; i < rank; i++) {
         if (size[i] < 1 || size[i] > INT_MAX || (total *= size[i]) > INT_MAX)
-            return ks_error_set(err, "%s: %s has a size that no latent has (axis %d is %lld)", path, name, i,
-                                (long long)size[i]);
+            return ks_error_set(err, "%s: %s has a size that no latent has (axis %d is %lld)", path,
+                                name, i, (long long)size[i]);
         shape[i + 4 - rank] = (int)size[i];
     }
     return 0;
@@ -36,22 +38,23 @@ static size_t elements(const int shape[4])
 static int keep_item(const char *path, int64_t index, float *values, int shape[4], ks_error *err)
 {
     if (index >= shape[0])
-        return ks_error_set(err, "%s: there is no item %lld: its batch has %d, counted from 0", path, (long long)index,
-                            shape[0]);
+        return ks_error_set(err, "%s: there is no item %lld: its batch has %d, counted from 0",
+                            path, (long long)index, shape[0]);
     shape[0] = 1;
     memmove(values, values + elements(shape) * (size_t)index, elements(shape) * sizeof *values);
     return 0;
 }
 
-static int read_safetensors(const char *path, const char *name, int64_t index, float **values, int shape[4],
-                            ks_error *err)
+static int read_safetensors(const char *path, const char *name, int64_t index, float **values,
+                            int shape[4], ks_error *err)
 {
     ks_view view, marker;
     int status = -1;
     ks_safetensors *st = ks_safetensors_open(path, err);
     if (!st)
         return -1;
-    if (ks_safetensors_get(st, name, &view, err) || set_shape(path, name, view.rank, view.shape, shape, err))
+    if (ks_safetensors_get(st, name, &view, err) ||
+        set_shape(path, name, view.rank, view.shape, shape, err))
         goto cleanup;
     size_t count = elements(shape);
     *values = ks_calloc(count, sizeof **values);
@@ -69,14 +72,17 @@ cleanup:
 }
 
 /* Type and sizes of an open data set. */
-static int look_at(hid_t set, const char *path, const char *name, int *rank, int64_t size[8], ks_error *err)
+static int look_at(hid_t set, const char *path, const char *name, int *rank, int64_t size[8],
+                   ks_error *err)
 {
     hsize_t held[8] = {0};
     hid_t space = H5Dget_space(set), type = H5Dget_type(set);
     *rank = H5Sget_simple_extent_ndims(space);
     int status = 0;
-    if (H5Tget_class(type) != H5T_FLOAT || *rank < 1 || *rank > 8 || H5Sget_simple_extent_dims(space, held, NULL) < 0)
-        status = ks_error_set(err, "%s: /%s does not hold real numbers of up to 8 axes", path, name);
+    if (H5Tget_class(type) != H5T_FLOAT || *rank < 1 || *rank > 8 ||
+        H5Sget_simple_extent_dims(space, held, NULL) < 0)
+        status = ks_error_set(err, "%s: /%s does not hold real numbers of up to 8 axes", path,
+                              name);
     for (int i = 0; i < 8; i++)
         size[i] = held[i] > INT64_MAX ? INT64_MAX : (int64_t)held[i];
     H5Eclear2(H5E_DEFAULT);
@@ -85,19 +91,21 @@ static int look_at(hid_t set, const char *path, const char *name, int *rank, int
     return status;
 }
 
-static int read_hdf5(const char *path, const char *name, int64_t index, float **values, int shape[4], ks_error *err)
+static int read_hdf5(const char *path, const char *name, int64_t index, float **values,
+                     int shape[4], ks_error *err)
 {
     int rank, status = -1;
     int64_t size[8];
     hid_t set = -1, file = ks_h5_open(path, NULL, err);
     if (file < 0)
         return -1;
-    if (KS_H5(set = H5Dopen2(file, name, H5P_DEFAULT), err, "%s: cannot open data set /%s", path, name) ||
+    if (KS_H5(set = H5Dopen2(file, name, H5P_DEFAULT), err, "%s: cannot open data set /%s", path,
+              name) ||
         look_at(set, path, name, &rank, size, err))
         goto cleanup;
     if (index >= size[0]) {
-        ks_error_set(err, "%s: /%s has no item %lld: it has %lld, counted from 0", path, name, (long long)index,
-                     (long long)size[0]);
+        ks_error_set(err, "%s: /%s has no item %lld: it has %lld, counted from 0", path, name,
+                     (long long)index, (long long)size[0]);
         goto cleanup;
     }
     bool item = index >= 0;
@@ -112,14 +120,16 @@ cleanup:
     return status;
 }
 
-int ks_latent_read(const char *path, const char *dataset, int64_t index, float **values, int shape[4], ks_error *err)
+int ks_latent_read(const char *path, const char *dataset, int64_t index, float **values,
+                   int shape[4], ks_error *err)
 {
     ks_h5_start();
     *values = NULL;
     bool hdf5 = H5Fis_hdf5(path) > 0;
     H5Eclear2(H5E_DEFAULT);
     int status = hdf5 ? read_hdf5(path, dataset ? dataset : "latents", index, values, shape, err)
-                      : read_safetensors(path, dataset ? dataset : "latent_tensor", index, values, shape, err);
+                      : read_safetensors(path, dataset ? dataset : "latent_tensor", index, values,
+                                         shape, err);
     if (status) {
         free(*values);
         *values = NULL;

@@ -1,5 +1,5 @@
-/* "merge": all rows in sweep order, block by block. Within a block the rows are read in the order of the files, so
- * that each file is visited once and neighbours are read together. */
+/* "merge": all rows in sweep order, block by block. Within a block the rows are read in the order
+ * of the files, so that each file is visited once and neighbours are read together. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,10 +12,10 @@
 enum { BLOCK_BYTES = 16 << 20, MOST_ROWS = 4096 };
 
 typedef struct block {
-    size_t rows;           /* at most, and how many of them are in use */
+    size_t rows; /* at most, and how many of them are in use */
     size_t count;
-    size_t latent, image;  /* bytes of a row in the new file; image 0: none */
-    ks_table_row *table;   /* [rows] of the new file */
+    size_t latent, image; /* bytes of a row in the new file; image 0: none */
+    ks_table_row *table;  /* [rows] of the new file */
     uint8_t *latents, *images;
     ks_pick *pick;
     ks_table_row *read_table; /* [rows] as a file gives them */
@@ -26,7 +26,8 @@ static int block_new(block *b, const ks_collection *c, ks_error *err)
 {
     *b = (block){.latent = ks_info_latent_bytes(c->info)};
     b->image = c->info->images ? ks_info_image_bytes(c->info) : 0;
-    size_t floats = (size_t)c->info->channels * (size_t)c->info->height * (size_t)c->info->width * sizeof(float);
+    size_t floats = (size_t)c->info->channels * (size_t)c->info->height * (size_t)c->info->width *
+                    sizeof(float);
     b->rows = BLOCK_BYTES / (b->latent + b->image);
     b->rows = b->rows < 1 ? 1 : b->rows > MOST_ROWS ? MOST_ROWS : b->rows;
     b->table = ks_calloc(b->rows, sizeof *b->table);
@@ -61,7 +62,8 @@ static void take_row(ks_collection *c, block *b, const ks_source *s, size_t k, u
     uint64_t index = t->index;
     ks_hash128 digest = ks_hash(latent, bytes);
     if (memcmp(digest.byte, b->read_table[k].digest, sizeof digest.byte)) {
-        ks_log_warn("%s: the latent of sample %llu fails its digest", s->path, (unsigned long long)index);
+        ks_log_warn("%s: the latent of sample %llu fails its digest", s->path,
+                    (unsigned long long)index);
         c->lost++;
         return;
     }
@@ -77,17 +79,20 @@ static void take_row(ks_collection *c, block *b, const ks_source *s, size_t k, u
         memcpy(b->images + slot * b->image, b->read_images + k * b->image, b->image);
 }
 
-static int read_run(ks_collection *c, block *b, const ks_pick *pick, size_t n, ks_source **source, ks_error *err)
+static int read_run(ks_collection *c, block *b, const ks_pick *pick, size_t n, ks_source **source,
+                    ks_error *err)
 {
     ks_source *s = ks_sources_use(c->sources, ks_place_source(pick->code), err);
     uint64_t row = ks_place_row(pick->code);
     *source = s;
-    if (!s || ks_source_table(s, row, n, b->read_table, err) || ks_source_latents(s, row, n, b->read_latents, err))
+    if (!s || ks_source_table(s, row, n, b->read_table, err) ||
+        ks_source_latents(s, row, n, b->read_latents, err))
         return -1;
     return b->image ? ks_source_pictures(s, row, n, b->read_images, err) : 0;
 }
 
-/* Neighbouring rows of one file. Where they cannot be read together, each is tried alone: what fails is lost. */
+/* Neighbouring rows of one file. Where they cannot be read together, each is tried alone: what
+ * fails is lost. */
 static void take_run(ks_collection *c, block *b, const ks_pick *pick, size_t n)
 {
     ks_error why = KS_ERROR_NONE;
@@ -147,23 +152,36 @@ static void close_sets(merged_sets *m)
         ks_h5_close(all[i]);
 }
 
-/* A block of missing rows alone leaves a hole in the file, which reads as zeros. */
-static int write_block(ks_collection *c, const block *b, const merged_sets *m, uint64_t first, ks_error *err)
+/* Rows [from, from + n) of a block: latents and pictures. */
+static int write_data(const ks_collection *c, const block *b, const merged_sets *m, uint64_t first,
+                      size_t from, size_t n, ks_error *err)
 {
-    bool hole = true;
+    if (ks_h5_write_items(m->latents, c->path, m->latent_type, first + from, n,
+                          b->latents + from * b->latent, err))
+        return -1;
+    return b->image ? ks_h5_write_items(m->images, c->path, H5T_STD_U8LE, first + from, n,
+                                        b->images + from * b->image, err)
+                    : 0;
+}
+
+/* Missing rows leave holes in the file, which read as zeros. */
+static int write_block(const ks_collection *c, const block *b, const merged_sets *m, uint64_t first,
+                       ks_error *err)
+{
     uint64_t row_of_index[MOST_ROWS];
-    for (size_t i = 0; i < b->count; i++) {
+    int status = 0;
+    for (size_t i = 0; i < b->count; i++)
         row_of_index[i] = first + i;
-        hole = hole && b->table[i].status == KS_MISSING;
-    }
     if (ks_h5_write_items(m->samples, c->path, m->row_type, first, b->count, b->table, err) ||
         ks_h5_write_items(m->rows, c->path, H5T_NATIVE_UINT64, first, b->count, row_of_index, err))
         return -1;
-    if (hole)
-        return 0;
-    if (ks_h5_write_items(m->latents, c->path, m->latent_type, first, b->count, b->latents, err))
-        return -1;
-    return b->image ? ks_h5_write_items(m->images, c->path, H5T_STD_U8LE, first, b->count, b->images, err) : 0;
+    for (size_t from = 0, n; from < b->count && !status; from += n) {
+        bool missing = b->table[from].status == KS_MISSING;
+        for (n = 1; from + n < b->count && (b->table[from + n].status == KS_MISSING) == missing;
+             n++) {}
+        status = missing ? 0 : write_data(c, b, m, first, from, n, err);
+    }
+    return status;
 }
 
 int ks_collect_merge(ks_collection *c, ks_error *err)

@@ -1,4 +1,5 @@
-/* Reading an output: OUT itself, or, while shards are newer than it, all files together in sweep order. */
+/* Reading an output: OUT itself, or, while shards are newer than it, all files together in sweep
+ * order. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,17 +17,18 @@ enum { BLOCK_ROWS = 1024 };
 struct ks_output {
     ks_sources *sources;
     ks_store_info *info;
-    int out;          /* the source that OUT is, when it is read alone; else -1 and places tells */
+    int out; /* the source that OUT is, when it is read alone; else -1 and places tells */
     ks_places places;
     uint64_t rows;
     ks_table_row *table; /* rows [table_first, table_first + table_count) */
     uint64_t table_first, table_count;
-    uint64_t *index;     /* the same of row_of_index */
+    uint64_t *index; /* the same of row_of_index */
     uint64_t index_first, index_count;
-    void *stored;        /* one latent as stored */
+    void *stored; /* one latent as stored */
 };
 
-/* The usable source that was made last; -1 when there is none. OUT wins a tie: it was made from the others. */
+/* The usable source that was made last; -1 when there is none. OUT wins a tie: it was made from the
+ * others. */
 static int newest(const ks_sources *s)
 {
     int best = -1;
@@ -40,8 +42,8 @@ static int open_rows(ks_output *o, ks_error *err)
 {
     int from = newest(o->sources);
     if (from < 0)
-        return ks_error_set(err, "%s: there is no output: neither this file nor a shard in %s", o->sources->out,
-                            o->sources->dir);
+        return ks_error_set(err, "%s: there is no output: neither this file nor a shard in %s",
+                            o->sources->out, o->sources->dir);
     ks_source *s = ks_sources_use(o->sources, from, err);
     o->info = s ? ks_info_read(s->file, s->path, NULL, err) : NULL;
     if (!o->info)
@@ -115,8 +117,8 @@ static int check_row(const ks_output *o, uint64_t r, ks_error *err)
 {
     if (r < o->rows)
         return 0;
-    return ks_error_set(err, "%s: there is no row %llu: it has %llu rows, counted from 0", o->sources->out,
-                        (unsigned long long)r, (unsigned long long)o->rows);
+    return ks_error_set(err, "%s: there is no row %llu: it has %llu rows, counted from 0",
+                        o->sources->out, (unsigned long long)r, (unsigned long long)o->rows);
 }
 
 /* Has row r in o->table. */
@@ -126,10 +128,12 @@ static int load_table(ks_output *o, uint64_t r, ks_error *err)
         return -1;
     if (r >= o->table_first && r - o->table_first < o->table_count)
         return 0;
-    uint64_t first = r - r % BLOCK_ROWS, count = o->rows - first < BLOCK_ROWS ? o->rows - first : BLOCK_ROWS;
+    uint64_t first = r - r % BLOCK_ROWS,
+             count = o->rows - first < BLOCK_ROWS ? o->rows - first : BLOCK_ROWS;
     ks_source *s = o->out < 0 ? NULL : ks_sources_use(o->sources, o->out, err);
     o->table_count = 0;
-    if (o->out >= 0 ? !s || ks_source_table(s, first, count, o->table, err) : gather(o, first, count, err))
+    if (o->out >= 0 ? !s || ks_source_table(s, first, count, o->table, err)
+                    : gather(o, first, count, err))
         return -1;
     o->table_first = first;
     o->table_count = count;
@@ -148,7 +152,8 @@ static int load_index(ks_output *o, uint64_t first, uint64_t count, ks_error *er
 {
     ks_source *s = ks_sources_use(o->sources, o->out, err);
     hid_t set;
-    if (!s || KS_H5(set = H5Dopen2(s->file, "row_of_index", H5P_DEFAULT), err, "%s: cannot open /row_of_index", s->path))
+    if (!s || KS_H5(set = H5Dopen2(s->file, "row_of_index", H5P_DEFAULT), err,
+                    "%s: cannot open /row_of_index", s->path))
         return -1;
     int status = ks_h5_read_items(set, s->path, H5T_NATIVE_UINT64, first, count, o->index, err);
     ks_h5_close(&set);
@@ -164,7 +169,8 @@ int ks_output_find(ks_output *o, uint64_t index, uint64_t *r, ks_error *err)
         return ks_error_wrap(err, "sample %llu", (unsigned long long)index);
     if (o->out < 0)
         return 0;
-    uint64_t first = index - index % BLOCK_ROWS, count = o->rows - first < BLOCK_ROWS ? o->rows - first : BLOCK_ROWS;
+    uint64_t first = index - index % BLOCK_ROWS,
+             count = o->rows - first < BLOCK_ROWS ? o->rows - first : BLOCK_ROWS;
     if ((!o->index_count || first != o->index_first) && load_index(o, first, count, err))
         return -1;
     *r = o->index[index - first];
@@ -180,7 +186,8 @@ static int locate(ks_output *o, uint64_t r, ks_source **source, uint64_t *place,
     if (o->out < 0 && !o->places.at[r])
         return 0;
     *place = o->out < 0 ? ks_place_row(o->places.at[r]) : r;
-    *source = ks_sources_use(o->sources, o->out < 0 ? ks_place_source(o->places.at[r]) : o->out, err);
+    *source = ks_sources_use(o->sources, o->out < 0 ? ks_place_source(o->places.at[r]) : o->out,
+                             err);
     return *source ? 0 : -1;
 }
 
@@ -232,8 +239,9 @@ int ks_output_verify(ks_output *o, uint64_t *checked, uint64_t *bad, ks_error *e
         if (s && ks_source_latent_good(s, place, t))
             continue;
         ++*bad;
-        ks_log_error("%s: row %llu (sample %llu): the latent fails its digest", s ? s->path : o->sources->out,
-                     (unsigned long long)r, (unsigned long long)t->index);
+        ks_log_error("%s: row %llu (sample %llu): the latent fails its digest",
+                     s ? s->path : o->sources->out, (unsigned long long)r,
+                     (unsigned long long)t->index);
     }
     return 0;
 }

@@ -5,7 +5,7 @@
 
 #include "base/file.h"
 
-/* source + 1 in the top 20 bits, row in the next 42, then: the row is done, its digest was tested. */
+/* source + 1 in the top 20 bits, row in the next 42; then bits for done and for digest tested. */
 enum { SOURCE_SHIFT = 44, ROW_SHIFT = 2 };
 static const uint64_t DONE = 2, TESTED = 1, ROW_MASK = ((uint64_t)1 << 42) - 1;
 
@@ -45,7 +45,7 @@ static bool latent_good(ks_sources *s, uint64_t code)
 /* A second row of a sample: which of the two stays. */
 static uint64_t better(ks_sources *s, uint64_t old, uint64_t new)
 {
-    if (!(new & DONE))
+    if (!(new &DONE))
         return old;
     if (!(old & DONE))
         return new;
@@ -74,7 +74,8 @@ static int see_row(void *self, int source, uint64_t place, const ks_table_row *t
         from->left_out += t->status == KS_DONE;
         return 0;
     }
-    uint64_t code = ks_place_code(source, place) | (t->status == KS_DONE ? DONE : 0), *at = &p->at[index];
+    uint64_t code = ks_place_code(source, place) | (t->status == KS_DONE ? DONE : 0),
+             *at = &p->at[index];
     p->found += !*at;
     *at = *at ? better(b->sources, *at, code) : code;
     return 0;
@@ -85,10 +86,12 @@ int ks_places_build(ks_places *p, ks_sources *s, const ks_store_info *info, cons
 {
     *p = (ks_places){.samples = info->samples};
     if (s->count >= KS_PLACES_SOURCES - 1)
-        return ks_error_set(err, "%s: %d shards are more than %d", s->dir, s->count, KS_PLACES_SOURCES - 2);
+        return ks_error_set(err, "%s: %d shards are more than %d", s->dir, s->count,
+                            KS_PLACES_SOURCES - 2);
     p->at = calloc(info->samples ? info->samples : 1, sizeof *p->at);
     if (!p->at)
-        return ks_error_set(err, "%s: no memory to place %llu samples", s->out, (unsigned long long)info->samples);
+        return ks_error_set(err, "%s: no memory to place %llu samples", s->out,
+                            (unsigned long long)info->samples);
     builder b = {p, s, info, sweep, index_of, self};
     if (!ks_sources_walk(s, -1, see_row, &b, &p->bad, err))
         return 0;
@@ -121,7 +124,8 @@ size_t ks_picks_make(const uint64_t *at, size_t count, ks_pick *pick)
 size_t ks_picks_run(const ks_pick *pick, size_t count, size_t from)
 {
     size_t n = 1;
-    while (from + n < count && ks_place_source(pick[from + n].code) == ks_place_source(pick[from].code) &&
+    while (from + n < count &&
+           ks_place_source(pick[from + n].code) == ks_place_source(pick[from].code) &&
            ks_place_row(pick[from + n].code) == ks_place_row(pick[from].code) + n)
         n++;
     return n;

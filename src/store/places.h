@@ -18,9 +18,10 @@ uint64_t ks_place_code(int source, uint64_t row);
 int ks_place_source(uint64_t code);
 uint64_t ks_place_row(uint64_t code);
 
-/* Looks through all usable sources. index_of: as in ks_store_collect; NULL takes the recorded index of those files
- * that have sweep (not NULL then). Of several rows of a sample the first good done one wins, else the first
- * failed one. Done rows without a place are counted in their source's left_out. */
+/* Looks through all usable sources. index_of: as in ks_store_collect; NULL takes the recorded index
+ * of those files that have sweep (not NULL then). Of several rows of a sample the first good done
+ * one wins, else the first failed one. Done rows without a place are counted in their source's
+ * left_out. */
 int ks_places_build(ks_places *p, ks_sources *s, const ks_store_info *info, const ks_hash128 *sweep,
                     int64_t (*index_of)(void *self, const ks_row *row), void *self, ks_error *err);
 void ks_places_free(ks_places *p);

@@ -6,12 +6,14 @@
 
 enum { MOST_PIXELS = 1 << 28 };
 
-int ks_picture_new(ks_picture *p, int width, int height, uint8_t r, uint8_t g, uint8_t b, ks_error *err)
+int ks_picture_new(ks_picture *p, int width, int height, uint8_t r, uint8_t g, uint8_t b,
+                   ks_error *err)
 {
     *p = (ks_picture){width, height, NULL};
     if (width < 1 || height < 1 || (int64_t)width * height > MOST_PIXELS)
-        return ks_error_set(err, "a picture of %d x %d pixels cannot be made: it must have 1 to %d pixels", width, height,
-                            MOST_PIXELS);
+        return ks_error_set(
+            err, "a picture of %d x %d pixels cannot be made: it must have 1 to %d pixels", width,
+            height, MOST_PIXELS);
     p->rgb = malloc((size_t)width * (size_t)height * 3);
     if (!p->rgb)
         return ks_error_set(err, "no memory for a picture of %d x %d pixels", width, height);
@@ -70,7 +72,8 @@ void ks_picture_line(ks_picture *p, int x0, int y0, int x1, int y1, uint32_t col
 }
 
 /* Mean of rgb over columns [x0, x1) and rows [y0, y1), edges counted by their part. */
-static void mean_of(const uint8_t *rgb, int w, int h, double x0, double x1, double y0, double y1, uint8_t out[3])
+static void mean_of(const uint8_t *rgb, int w, int h, double x0, double x1, double y0, double y1,
+                    uint8_t out[3])
 {
     double sum[3] = {0}, area = 0;
     for (int j = (int)y0; j < h && j < y1; j++) {
@@ -87,20 +90,23 @@ static void mean_of(const uint8_t *rgb, int w, int h, double x0, double x1, doub
         out[k] = (uint8_t)(area > 0 ? sum[k] / area + 0.5 : 0);
 }
 
-void ks_picture_paste(ks_picture *p, int x, int y, int width, int height, const uint8_t *rgb, int w, int h)
+void ks_picture_paste(ks_picture *p, int x, int y, int width, int height, const uint8_t *rgb, int w,
+                      int h)
 {
     for (int j = 0; j < height; j++)
         for (int i = 0; i < width; i++) {
             uint8_t *at = pixel(p, x + i, y + j);
             if (at)
-                mean_of(rgb, w, h, (double)i * w / width, (double)(i + 1) * w / width, (double)j * h / height,
-                        (double)(j + 1) * h / height, at);
+                mean_of(rgb, w, h, (double)i * w / width, (double)(i + 1) * w / width,
+                        (double)j * h / height, (double)(j + 1) * h / height, at);
         }
 }
 
 int ks_png_write(const char *path, const ks_picture *p, ks_error *err)
 {
-    png_image image = {.version = PNG_IMAGE_VERSION, .width = (png_uint_32)p->width, .height = (png_uint_32)p->height,
+    png_image image = {.version = PNG_IMAGE_VERSION,
+                       .width = (png_uint_32)p->width,
+                       .height = (png_uint_32)p->height,
                        .format = PNG_FORMAT_RGB};
     if (png_image_write_to_file(&image, path, 0, p->rgb, 0, NULL))
         return 0;

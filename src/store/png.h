@@ -12,7 +12,8 @@ typedef struct ks_picture {
 } ks_picture;
 
 /* One plain colour. Refuses sizes of more than 2^28 pixels. */
-int ks_picture_new(ks_picture *p, int width, int height, uint8_t r, uint8_t g, uint8_t b, ks_error *err);
+int ks_picture_new(ks_picture *p, int width, int height, uint8_t r, uint8_t g, uint8_t b,
+                   ks_error *err);
 void ks_picture_free(ks_picture *p);
 
 /* Drawing, cut at the picture's edges. colour: 0xRRGGBB. */
@@ -21,9 +22,10 @@ void ks_picture_frame(ks_picture *p, int x, int y, int width, int height, uint32
 void ks_picture_line(ks_picture *p, int x0, int y0, int x1, int y1, uint32_t colour);
 /* colour over what is there, coverage 0..255. */
 void ks_picture_blend(ks_picture *p, int x, int y, uint32_t colour, unsigned coverage);
-/* rgb [h, w, 3] scaled to width x height: each pixel is the mean of the area it covers, so that whole factors
- * upwards give plain squares. */
-void ks_picture_paste(ks_picture *p, int x, int y, int width, int height, const uint8_t *rgb, int w, int h);
+/* rgb [h, w, 3] scaled to width x height: each pixel is the mean of the area it covers, so that
+ * whole factors upwards give plain squares. */
+void ks_picture_paste(ks_picture *p, int x, int y, int width, int height, const uint8_t *rgb, int w,
+                      int h);
 
 int ks_png_write(const char *path, const ks_picture *p, ks_error *err);
 

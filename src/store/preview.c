@@ -6,7 +6,8 @@
 enum { SWEEPS = 40 };
 static const double DEVIATIONS = 2.2; /* that span the range of brightness or colour */
 
-static bool read_pixel(const ks_preview *p, const float *latent, size_t pixels, size_t i, double *value)
+static bool read_pixel(const ks_preview *p, const float *latent, size_t pixels, size_t i,
+                       double *value)
 {
     bool finite = true;
     for (int c = 0; c < p->channels; c++) {
@@ -34,17 +35,20 @@ void ks_preview_add(ks_preview *p, int channels, const float *latent, size_t pix
 
 typedef struct eigen {
     int n;
-    double a[KS_PREVIEW_CHANNELS][KS_PREVIEW_CHANNELS]; /* symmetric; its diagonal becomes the eigenvalues */
+    double a[KS_PREVIEW_CHANNELS]
+            [KS_PREVIEW_CHANNELS]; /* symmetric; its diagonal becomes the eigenvalues */
     double v[KS_PREVIEW_CHANNELS][KS_PREVIEW_CHANNELS]; /* columns become the eigenvectors */
 } eigen;
 
-/* One Jacobi rotation, which makes a[p][q] zero (Golub and Van Loan, Matrix Computations, section 8.5). */
+/* One Jacobi rotation, which makes a[p][q] zero (Golub and Van Loan, Matrix Computations,
+ * section 8.5). */
 static void rotate(eigen *e, int p, int q)
 {
     if (e->a[p][q] == 0)
         return;
     double tau = (e->a[q][q] - e->a[p][p]) / (2 * e->a[p][q]);
-    double t = (tau >= 0 ? 1 : -1) / (fabs(tau) + sqrt(1 + tau * tau)), c = 1 / sqrt(1 + t * t), s = t * c;
+    double t = (tau >= 0 ? 1 : -1) / (fabs(tau) + sqrt(1 + tau * tau)), c = 1 / sqrt(1 + t * t),
+           s = t * c;
     for (int k = 0; k < e->n; k++) {
         double x = e->a[k][p], y = e->a[k][q];
         e->a[k][p] = c * x - s * y;
@@ -75,7 +79,8 @@ static void set_covariance(eigen *e, const ks_preview *p)
     for (int a = 0; a < e->n; a++)
         for (int b = 0; b <= a; b++) {
             e->v[a][b] = e->v[b][a] = a == b;
-            e->a[a][b] = e->a[b][a] = p->product[a][b] / p->pixels - p->sum[a] / p->pixels * p->sum[b] / p->pixels;
+            e->a[a][b] = e->a[b][a] = p->product[a][b] / p->pixels -
+                                      p->sum[a] / p->pixels * p->sum[b] / p->pixels;
         }
 }
 
@@ -91,7 +96,8 @@ static int take_largest(eigen *e, double *value)
     return best;
 }
 
-/* A direction's sign is free: the component of largest size is made positive, so that a set looks the same each time. */
+/* A direction's sign is free: the component of largest size is made positive, so that a set looks
+ * the same each time. */
 static double sign_of(const eigen *e, int column)
 {
     int best = 0;
@@ -111,7 +117,9 @@ void ks_preview_fit(ks_preview *p)
     for (int d = 0; d < 3; d++) {
         double variance;
         int column = take_largest(&e, &variance);
-        double scale = d < e.n && variance > 1e-12 ? sign_of(&e, column) / (DEVIATIONS * sqrt(variance)) : 0;
+        double scale = d < e.n && variance > 1e-12
+                           ? sign_of(&e, column) / (DEVIATIONS * sqrt(variance))
+                           : 0;
         p->offset[d] = 0;
         for (int c = 0; c < e.n; c++) {
             p->weight[d][c] = scale * e.v[c][column];

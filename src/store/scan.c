@@ -4,12 +4,21 @@
 #include "base/file.h"
 #include "store/h5.h"
 #include "store/info.h"
+#include "store/shard.h"
 #include "store/source.h"
 #include "store/store.h"
 
 char *ks_store_dir(const char *out)
 {
     return ks_format("%s.d", out);
+}
+
+bool ks_store_has_shards(const char *out)
+{
+    char *dir = ks_store_dir(out);
+    bool has = ks_shard_next(dir) > 0;
+    free(dir);
+    return has;
 }
 
 typedef struct scanner {
@@ -51,8 +60,10 @@ static int first_info(ks_sources *s, ks_store_info **info, ks_error *err)
     return 0;
 }
 
-int ks_store_scan(const char *out, bool check, int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
-                  ks_error *err), void *self, ks_scan_counts *counts, ks_error *err)
+int ks_store_scan(const char *out, bool check,
+                  int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
+                             ks_error *err),
+                  void *self, ks_scan_counts *counts, ks_error *err)
 {
     ks_scan_counts none;
     ks_store_info *info = NULL;

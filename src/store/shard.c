@@ -1,6 +1,6 @@
-/* One replica's shard. A row is written after its latent and its picture have left for the file, so that a kill
- * at any instant leaves rows whose data are there, and perhaps data without a row. HDF5's SWMR mode keeps the
- * metadata on disk readable at every instant. */
+/* One replica's shard. A row is written after its latent and its picture have left for the file, so
+ * that a kill at any instant leaves rows whose data are there, and perhaps data without a row.
+ * HDF5's SWMR mode keeps the metadata on disk readable at every instant. */
 #include "store/shard.h"
 
 #include <dirent.h>
@@ -62,7 +62,8 @@ int ks_shard_next(const char *dir)
     return next;
 }
 
-/* Makes an empty file under the next free number; O_EXCL decides between replicas that try the same one. */
+/* Makes an empty file under the next free number; O_EXCL decides between replicas that try the same
+ * one. */
 static char *claim(const char *dir, ks_error *err)
 {
     if (mkdir(dir, 0777) && errno != EEXIST) {
@@ -98,26 +99,32 @@ static const char *const *copy_names(const char *const *names, int count)
 static void copy_sizes(ks_shard *s, const ks_store_info *info)
 {
     s->info = (ks_store_info){
-        .channels = info->channels, .height = info->height, .width = info->width, .float16 = info->float16,
-        .images = info->images, .samplers = info->samplers, .schedulers = info->schedulers,
+        .channels = info->channels,
+        .height = info->height,
+        .width = info->width,
+        .float16 = info->float16,
+        .images = info->images,
+        .samplers = info->samplers,
+        .schedulers = info->schedulers,
         .sampler_names = copy_names(info->sampler_names, info->samplers),
-        .scheduler_names = copy_names(info->scheduler_names, info->schedulers),
-    };
+        .scheduler_names = copy_names(info->scheduler_names, info->schedulers)};
     s->latent_type = ks_h5_float_type(info->float16);
     s->row_type = ks_table_file_type(true);
-    size_t latent = ks_info_latent_bytes(info), image = info->images ? ks_info_image_bytes(info) : 0;
+    size_t latent = ks_info_latent_bytes(info),
+           image = info->images ? ks_info_image_bytes(info) : 0;
     s->zeros = ks_calloc(1, latent > image ? latent : image);
     s->halves = ks_calloc(1, latent);
 }
 
 /* An unlimited data set of items of the given size, chunks of `rows` items. */
-static hid_t make_set(const ks_shard *s, const char *name, hid_t type, int rank, const hsize_t *item, hsize_t rows,
-                      ks_error *err)
+static hid_t make_set(const ks_shard *s, const char *name, hid_t type, int rank,
+                      const hsize_t *item, hsize_t rows, ks_error *err)
 {
     hsize_t size[4] = {0}, limit[4] = {H5S_UNLIMITED}, chunk[4] = {rows};
     for (int i = 1; i < rank; i++)
         size[i] = limit[i] = chunk[i] = item[i - 1];
-    hid_t space = H5Screate_simple(rank, size, limit), list = H5Pcreate(H5P_DATASET_CREATE), set = -1;
+    hid_t space = H5Screate_simple(rank, size, limit), list = H5Pcreate(H5P_DATASET_CREATE),
+          set = -1;
     if (H5Pset_chunk(list, rank, chunk) < 0 ||
         (set = H5Dcreate2(s->file, name, type, space, H5P_DEFAULT, list, H5P_DEFAULT)) < 0)
         ks_h5_fail(err, "%s: cannot make /%s", s->path, name);
@@ -136,10 +143,13 @@ static int make_sets(ks_shard *s, ks_error *err)
     const ks_store_info *i = &s->info;
     const hsize_t latent[3] = {(hsize_t)i->channels, (hsize_t)i->height, (hsize_t)i->width};
     const hsize_t image[3] = {(hsize_t)i->height * 8, (hsize_t)i->width * 8, 3};
-    s->latents = make_set(s, "latents", s->latent_type, 4, latent, chunk_rows(ks_info_latent_bytes(i)), err);
-    s->samples = s->latents < 0 ? -1 : make_set(s, "samples", s->row_type, 1, NULL, ROWS_IN_CHUNK, err);
+    s->latents = make_set(s, "latents", s->latent_type, 4, latent,
+                          chunk_rows(ks_info_latent_bytes(i)), err);
+    s->samples = s->latents < 0 ? -1
+                                : make_set(s, "samples", s->row_type, 1, NULL, ROWS_IN_CHUNK, err);
     if (s->samples >= 0 && i->images)
-        s->images = make_set(s, "images", H5T_STD_U8LE, 4, image, chunk_rows(ks_info_image_bytes(i)), err);
+        s->images = make_set(s, "images", H5T_STD_U8LE, 4, image,
+                             chunk_rows(ks_info_image_bytes(i)), err);
     return s->samples < 0 || (i->images && s->images < 0) ? -1 : 0;
 }
 
@@ -182,7 +192,8 @@ static int close_file(ks_shard *s, ks_error *err)
     return status;
 }
 
-ks_shard *ks_shard_create_as(const char *dir, const ks_store_info *info, double created, ks_error *err)
+ks_shard *ks_shard_create_as(const char *dir, const ks_store_info *info, double created,
+                             ks_error *err)
 {
     ks_h5_start();
     if (ks_info_check(info, err))
@@ -194,7 +205,8 @@ ks_shard *ks_shard_create_as(const char *dir, const ks_store_info *info, double 
     s->path = path;
     s->file = s->latents = s->images = s->samples = s->latent_type = s->row_type = -1;
     copy_sizes(s, info);
-    if (make_file(s, err) || ks_info_write(s->file, path, info, created, err) || make_sets(s, err) ||
+    if (make_file(s, err) || ks_info_write(s->file, path, info, created, err) ||
+        make_sets(s, err) ||
         KS_H5(H5Fstart_swmr_write(s->file), err, "%s: cannot start SWMR writing", path)) {
         close_file(s, NULL);
         unlink(path);
@@ -214,7 +226,8 @@ const char *ks_shard_file(const ks_shard *s)
     return s->path;
 }
 
-/* Keeps the first failure: HDF5's state is not to be trusted after one, the rows flushed before are safe. */
+/* Keeps the first failure: HDF5's state is not to be trusted after one, the rows flushed before are
+ * safe. */
 static int broke(ks_shard *s, const ks_error *why, ks_error *err)
 {
     if (!s->broken.text[0])
@@ -223,7 +236,8 @@ static int broke(ks_shard *s, const ks_error *why, ks_error *err)
 }
 
 /* Row number s->rows of a data set. */
-static int write_item(ks_shard *s, hid_t set, int rank, const hsize_t *item, hid_t type, const void *data, ks_error *err)
+static int write_item(ks_shard *s, hid_t set, int rank, const hsize_t *item, hid_t type,
+                      const void *data, ks_error *err)
 {
     hsize_t size[4] = {s->rows + 1};
     for (int i = 1; i < rank; i++)
@@ -233,8 +247,8 @@ static int write_item(ks_shard *s, hid_t set, int rank, const hsize_t *item, hid
     return ks_h5_write_items(set, s->path, type, s->rows, 1, data, err);
 }
 
-int ks_shard_append_stored(ks_shard *s, const ks_table_row *row, const void *latent, const uint8_t *image,
-                           ks_error *err)
+int ks_shard_append_stored(ks_shard *s, const ks_table_row *row, const void *latent,
+                           const uint8_t *image, ks_error *err)
 {
     const ks_store_info *i = &s->info;
     const hsize_t latent_size[3] = {(hsize_t)i->channels, (hsize_t)i->height, (hsize_t)i->width};
@@ -244,7 +258,8 @@ int ks_shard_append_stored(ks_shard *s, const ks_table_row *row, const void *lat
         return ks_error_set(err, "%s", s->broken.text);
     if (write_item(s, s->latents, 4, latent_size, s->latent_type, latent, &why))
         return broke(s, &why, err);
-    if (i->images && write_item(s, s->images, 4, image_size, H5T_STD_U8LE, image ? image : s->zeros, &why))
+    if (i->images &&
+        write_item(s, s->images, 4, image_size, H5T_STD_U8LE, image ? image : s->zeros, &why))
         return broke(s, &why, err);
     size_t waiting = (size_t)(s->rows - s->flushed);
     if (waiting == s->room) {
@@ -257,7 +272,8 @@ int ks_shard_append_stored(ks_shard *s, const ks_table_row *row, const void *lat
     return 0;
 }
 
-int ks_shard_append(ks_shard *s, ks_row *row, const float *latent, const uint8_t *image, ks_error *err)
+int ks_shard_append(ks_shard *s, ks_row *row, const float *latent, const uint8_t *image,
+                    ks_error *err)
 {
     ks_table_row t;
     const ks_store_info *i = &s->info;
@@ -288,7 +304,8 @@ int ks_shard_flush(ks_shard *s, ks_error *err)
         return 0;
     if (flush_set(s, s->latents, &why) || flush_set(s, s->images, &why) ||
         KS_H5(H5Dset_extent(s->samples, &size), &why, "%s: cannot write", s->path) ||
-        ks_h5_write_items(s->samples, s->path, s->row_type, s->flushed, s->rows - s->flushed, s->pending, &why) ||
+        ks_h5_write_items(s->samples, s->path, s->row_type, s->flushed, s->rows - s->flushed,
+                          s->pending, &why) ||
         flush_set(s, s->samples, &why))
         return broke(s, &why, err);
     s->flushed = s->rows;

@@ -1,5 +1,6 @@
-/* Contact sheets. A sheet is a heading and blocks below one another; a block is a grid of cells with the x axis' labels
- * above it and the y axis' at its left. Sizes grow with the cell, so that large pictures get larger type. */
+/* Contact sheets. A sheet is a heading and blocks below one another; a block is a grid of cells
+ * with the x axis' labels above it and the y axis' at its left. Sizes grow with the cell, so that
+ * large pictures get larger type. */
 #include "store/sheet.h"
 
 #include <stdlib.h>
@@ -12,16 +13,22 @@
 #include "store/text.h"
 
 enum {
-    SMALLEST_CELL = 96, LARGEST_CELL = 16384, MOST_CELLS = 4096,
-    HEADING_LINES = 4, TITLE_LINES = 3, COLUMN_LINES = 5, MOST_LINES = 64,
+    SMALLEST_CELL = 96,
+    LARGEST_CELL = 16384,
+    MOST_CELLS = 4096,
+    HEADING_LINES = 4,
+    TITLE_LINES = 3,
+    COLUMN_LINES = 5,
+    MOST_LINES = 64,
     LONGEST_VALUE = 80, /* bytes of a value in a title */
-    FIT_LATENTS = 64, /* that the preview looks at */
+    FIT_LATENTS = 64,   /* that the preview looks at */
 };
 
-static const uint32_t PAPER = 0xfcfcfb, INK = 0x1f2328, FAINT_INK = 0x6a7078, RULE = 0xd4d7db, NOTHING = 0xf0f1f2,
-                      FAILURE = 0x9f2d20;
+static const uint32_t PAPER = 0xfcfcfb, INK = 0x1f2328, FAINT_INK = 0x6a7078, RULE = 0xd4d7db,
+                      NOTHING = 0xf0f1f2, FAILURE = 0x9f2d20;
 
-/* Cells of one combination of the axes that are neither x nor y; a sweep along one axis is cut into several. */
+/* Cells of one combination of the axes that are neither x nor y; a sweep along one axis is cut into
+ * several. */
 typedef struct sheet_block {
     uint64_t at[KS_AXES];
     uint64_t x0, columns;
@@ -40,12 +47,12 @@ typedef struct sheet {
     char *heading, *facts;
     ks_font *font, *bold;
     int em, gap, margin;
-    int source_w, source_h;   /* of a picture */
+    int source_w, source_h; /* of a picture */
     int cell_w, cell_h;
-    int label_w;              /* of the y axis' labels */
+    int label_w; /* of the y axis' labels */
     int width, height, heading_h, column_h;
-    ks_preview *preview;      /* NULL: /images are shown */
-    uint8_t *rgb;             /* one picture */
+    ks_preview *preview; /* NULL: /images are shown */
+    uint8_t *rgb;        /* one picture */
     float *latent;
     ks_picture picture;
 } sheet;
@@ -73,16 +80,25 @@ static char *join(char *text, const char *between, const char *name, char *value
     return longer;
 }
 
-/* "name = value, ..." of the axes in neither direction; varying: those with several values, else those with one. */
+/* Whether the axis is x or y, or walks with it. */
+static bool is_shown(const sheet *s, ks_axis axis)
+{
+    ks_axis leader = ks_job_leader(s->job, axis);
+    return leader == ks_job_leader(s->job, s->x) || leader == ks_job_leader(s->job, s->y);
+}
+
+/* "name = value, ..." of the axes in neither direction; varying: those with several values, else
+ * those with one. */
 static char *describe(const sheet *s, const uint64_t at[KS_AXES], bool varying)
 {
     char *text = ks_strdup("");
     for (int a = 0; a < KS_AXES; a++) {
         ks_axis axis = (ks_axis)a;
         bool several = ks_job_axis_size(s->job, axis) > 1;
-        if (several != varying || (varying && (axis == s->x || axis == s->y)))
+        if (several != varying || (varying && is_shown(s, axis)))
             continue;
-        if (!varying && (axis == KS_AXIS_BATCH || (axis == KS_AXIS_NEGATIVE && !*s->job->negative[0].label)))
+        if (!varying &&
+            (axis == KS_AXIS_BATCH || (axis == KS_AXIS_NEGATIVE && !*s->job->negative[0].label)))
             continue;
         text = join(text, varying ? ", " : "  \xc2\xb7  ", ks_axis_name(axis),
                     shorten(ks_sheet_label(s->job, axis, at[a])));
@@ -93,14 +109,16 @@ static char *describe(const sheet *s, const uint64_t at[KS_AXES], bool varying)
 /* Steps to the next combination of the axes that are neither x nor y; false after the last. */
 static bool next_combination(const sheet *s, uint64_t at[KS_AXES])
 {
-    for (int a = KS_AXES - 1; a >= 0; a--) {
-        if ((ks_axis)a == s->x || (ks_axis)a == s->y)
+    bool more = false;
+    for (int a = KS_AXES - 1; a >= 0 && !more; a--) {
+        if (s->job->behind[a] || is_shown(s, (ks_axis)a))
             continue;
-        if (++at[a] < ks_job_axis_size(s->job, (ks_axis)a))
-            return true;
-        at[a] = 0;
+        more = ++at[a] < ks_job_axis_size(s->job, (ks_axis)a);
+        at[a] = more ? at[a] : 0;
     }
-    return false;
+    for (int a = 0; a < KS_AXES; a++)
+        at[a] = at[ks_job_leader(s->job, (ks_axis)a)];
+    return more;
 }
 
 static uint64_t ceil_root(uint64_t n)
@@ -121,14 +139,16 @@ static uint64_t columns_of(const sheet *s)
 
 static int check_size(const sheet *s, ks_error *err)
 {
-    uint64_t cells = ks_job_samples(s->job), most = (uint64_t)(s->options->max_cells ? s->options->max_cells : MOST_CELLS);
+    uint64_t cells = ks_job_samples(s->job),
+             most = (uint64_t)(s->options->max_cells ? s->options->max_cells : MOST_CELLS);
     if (cells != ks_output_info(s->output)->samples)
-        return ks_error_set(err, "the job has %llu samples and the output %llu: this is not the output's job",
-                            (unsigned long long)cells, (unsigned long long)ks_output_info(s->output)->samples);
+        return ks_error_set(
+            err, "the job has %llu samples and the output %llu: this is not the output's job",
+            (unsigned long long)cells, (unsigned long long)ks_output_info(s->output)->samples);
     if (cells <= most)
         return 0;
-    return ks_error_set(err, "%s: a sheet of %llu pictures is too large: at most %llu are drawn", s->options->png,
-                        (unsigned long long)cells, (unsigned long long)most);
+    return ks_error_set(err, "%s: a sheet of %llu pictures is too large: at most %llu are drawn",
+                        s->options->png, (unsigned long long)cells, (unsigned long long)most);
 }
 
 static void list_blocks(sheet *s)
@@ -227,8 +247,9 @@ static int size_sheet(sheet *s, ks_error *err)
     int64_t width = 2 * (int64_t)s->margin + s->label_w + grid;
     width = width < narrowest ? narrowest : width;
     if (width > INT32_MAX / 4)
-        return ks_error_set(err, "%s: a sheet of %lld pixels' width cannot be drawn; choose a smaller cell",
-                            s->options->png, (long long)width);
+        return ks_error_set(
+            err, "%s: a sheet of %lld pixels' width cannot be drawn; choose a smaller cell",
+            s->options->png, (long long)width);
     s->width = (int)width;
     if (*s->facts)
         measure(s->font, s->facts, s->width - 2 * s->margin, HEADING_LINES, &lines);
@@ -244,24 +265,27 @@ static int size_sheet(sheet *s, ks_error *err)
         height += b->title_h + s->column_h + s->em + (int64_t)s->ny * (s->cell_h + s->gap);
     }
     if (height > INT32_MAX / 4)
-        return ks_error_set(err, "%s: a sheet of %lld pixels' height cannot be drawn; choose a smaller cell",
-                            s->options->png, (long long)height);
+        return ks_error_set(
+            err, "%s: a sheet of %lld pixels' height cannot be drawn; choose a smaller cell",
+            s->options->png, (long long)height);
     s->height = (int)height - s->gap - s->em;
     return 0;
 }
 
 /* --- drawing --- */
 
-/* Lines of text in a box of the given width: place 0 left, 1 centred, 2 right; from y on, or ending at y. */
-static void draw_text(sheet *s, ks_font *f, const char *text, int x, int y, int width, int most_lines, int place,
-                      bool upwards, uint32_t colour)
+/* Lines of text in a box of the given width: place 0 left, 1 centred, 2 right; from y on, or ending
+ * at y. */
+static void draw_text(sheet *s, ks_font *f, const char *text, int x, int y, int width,
+                      int most_lines, int place, bool upwards, uint32_t colour)
 {
     ks_text_line line[MOST_LINES];
     int n = ks_text_wrap(f, text, width, line, most_lines);
     if (upwards)
         y -= n * ks_font_line(f);
     for (int i = 0; i < n; i++)
-        ks_text_draw(&s->picture, f, x + (width - line[i].width) * place / 2, y + i * ks_font_line(f), &line[i], colour);
+        ks_text_draw(&s->picture, f, x + (width - line[i].width) * place / 2,
+                     y + i * ks_font_line(f), &line[i], colour);
 }
 
 static void draw_row_label(sheet *s, uint64_t k, int y)
@@ -269,8 +293,8 @@ static void draw_row_label(sheet *s, uint64_t k, int y)
     int lines = 0, width = s->label_w - s->em * 2 / 3;
     char *label = ks_sheet_label(s->job, s->y, k);
     measure(s->font, label, width, row_lines(s), &lines);
-    draw_text(s, s->font, label, s->margin, y + (s->cell_h - lines * ks_font_line(s->font)) / 2, width, row_lines(s), 2,
-              false, INK);
+    draw_text(s, s->font, label, s->margin, y + (s->cell_h - lines * ks_font_line(s->font)) / 2,
+              width, row_lines(s), 2, false, INK);
     free(label);
 }
 
@@ -278,13 +302,15 @@ static void draw_row_label(sheet *s, uint64_t k, int y)
 static void draw_column_labels(sheet *s, const sheet_block *b, int y)
 {
     int left = s->margin + s->label_w;
-    draw_text(s, s->font, ks_axis_name(s->x), left, y - s->column_h, s->width - s->margin - left, 1, 0, false, FAINT_INK);
+    draw_text(s, s->font, ks_axis_name(s->x), left, y - s->column_h, s->width - s->margin - left, 1,
+              0, false, FAINT_INK);
     if (s->ny > 1)
-        draw_text(s, s->font, ks_axis_name(s->y), s->margin, y - s->gap, s->label_w - s->em * 2 / 3, 1, 2, true, FAINT_INK);
+        draw_text(s, s->font, ks_axis_name(s->y), s->margin, y - s->gap, s->label_w - s->em * 2 / 3,
+                  1, 2, true, FAINT_INK);
     for (uint64_t i = 0; i < b->columns; i++) {
         char *label = ks_sheet_label(s->job, s->x, b->x0 + i);
-        draw_text(s, s->font, label, left + (int)i * (s->cell_w + s->gap) + s->gap / 2, y - s->gap, s->cell_w - s->gap,
-                  COLUMN_LINES, 1, true, INK);
+        draw_text(s, s->font, label, left + (int)i * (s->cell_w + s->gap) + s->gap / 2, y - s->gap,
+                  s->cell_w - s->gap, COLUMN_LINES, 1, true, INK);
         free(label);
     }
 }
@@ -311,7 +337,8 @@ static int draw_cell(sheet *s, uint64_t index, int x, int y, ks_error *err)
     if (ks_output_find(s->output, index, &r, err) || ks_output_row(s->output, r, &row, err))
         return -1;
     if (row.status != KS_DONE) {
-        draw_word(s, row.status == KS_FAILED ? "failed" : "missing", x, y, row.status == KS_FAILED ? FAILURE : FAINT_INK);
+        draw_word(s, row.status == KS_FAILED ? "failed" : "missing", x, y,
+                  row.status == KS_FAILED ? FAILURE : FAINT_INK);
         return 0;
     }
     if (s->preview) {
@@ -332,8 +359,8 @@ static int draw_block(sheet *s, const sheet_block *b, int *y, ks_error *err)
     uint64_t at[KS_AXES];
     memcpy(at, b->at, sizeof at);
     if (b->title) {
-        draw_text(s, s->bold, b->title, s->margin, *y, s->width - 2 * s->margin, TITLE_LINES, 0, false,
-                  INK);
+        draw_text(s, s->bold, b->title, s->margin, *y, s->width - 2 * s->margin, TITLE_LINES, 0,
+                  false, INK);
         *y += b->title_h;
     }
     *y += s->column_h;
@@ -341,10 +368,11 @@ static int draw_block(sheet *s, const sheet_block *b, int *y, ks_error *err)
     for (uint64_t j = 0; j < s->ny; j++, *y += s->cell_h + s->gap) {
         if (s->ny > 1)
             draw_row_label(s, j, *y);
-        at[s->y] = j;
+        at[ks_job_leader(s->job, s->y)] = j;
         for (uint64_t i = 0; i < b->columns; i++) {
-            at[s->x] = b->x0 + i;
-            if (draw_cell(s, ks_sheet_index(s->job, at), left + (int)i * (s->cell_w + s->gap), *y, err))
+            at[ks_job_leader(s->job, s->x)] = b->x0 + i;
+            if (draw_cell(s, ks_job_index(s->job, at), left + (int)i * (s->cell_w + s->gap), *y,
+                          err))
                 return -1;
         }
     }
@@ -367,7 +395,8 @@ static int fit_preview(sheet *s, ks_error *err)
             continue;
         if (ks_output_latent(s->output, r, s->latent, err))
             return -1;
-        ks_preview_add(s->preview, info->channels, s->latent, (size_t)info->height * (size_t)info->width);
+        ks_preview_add(s->preview, info->channels, s->latent,
+                       (size_t)info->height * (size_t)info->width);
     }
     ks_preview_fit(s->preview);
     return 0;
@@ -376,11 +405,13 @@ static int fit_preview(sheet *s, ks_error *err)
 static int draw_all(sheet *s, ks_error *err)
 {
     int y = s->margin, wide = s->width - 2 * s->margin;
-    if (ks_picture_new(&s->picture, s->width, s->height, PAPER >> 16 & 255, PAPER >> 8 & 255, PAPER & 255, err))
+    if (ks_picture_new(&s->picture, s->width, s->height, PAPER >> 16 & 255, PAPER >> 8 & 255,
+                       PAPER & 255, err))
         return ks_error_wrap(err, "%s", s->options->png);
     draw_text(s, s->bold, s->heading, s->margin, y, wide, 1, 0, false, INK);
     if (*s->facts)
-        draw_text(s, s->font, s->facts, s->margin, y + ks_font_line(s->bold), wide, HEADING_LINES, 0, false, FAINT_INK);
+        draw_text(s, s->font, s->facts, s->margin, y + ks_font_line(s->bold), wide, HEADING_LINES,
+                  0, false, FAINT_INK);
     y += s->heading_h;
     for (uint64_t b = 0; b < s->blocks; b++)
         if (draw_block(s, &s->block[b], &y, err))
@@ -409,13 +440,17 @@ static int plan(sheet *s, ks_error *err)
     const ks_store_info *info = ks_output_info(s->output);
     const uint64_t first[KS_AXES] = {0};
     if (s->options->cell < 0 || s->options->cell > LARGEST_CELL)
-        return ks_error_set(err, "a cell of %d pixels cannot be drawn: 8 to %d are possible, 0 takes the pictures' own size",
+        return ks_error_set(err,
+                            "a cell of %d pixels cannot be drawn: 8 to %d are possible, 0 takes "
+                            "the pictures' own size",
                             s->options->cell, LARGEST_CELL);
-    if (check_size(s, err) || ks_sheet_choose(s->job, s->options->x, s->options->y, &s->x, &s->y, err))
+    if (check_size(s, err) ||
+        ks_sheet_choose(s->job, s->options->x, s->options->y, &s->x, &s->y, err))
         return -1;
     s->nx = ks_job_axis_size(s->job, s->x);
     s->ny = ks_job_axis_size(s->job, s->y);
-    s->heading = ks_format("%s%s", name_of_path(info->model), info->images ? "" : "  (latents, not decoded)");
+    s->heading = ks_format("%s%s", name_of_path(info->model),
+                           info->images ? "" : "  (latents, not decoded)");
     s->facts = describe(s, first, false);
     list_blocks(s);
     size_cells(s);
@@ -425,7 +460,8 @@ static int plan(sheet *s, ks_error *err)
         return -1;
     size_labels(s);
     s->rgb = ks_calloc((size_t)s->source_w * (size_t)s->source_h, 3);
-    s->latent = ks_calloc((size_t)info->channels * (size_t)info->height * (size_t)info->width, sizeof *s->latent);
+    s->latent = ks_calloc((size_t)info->channels * (size_t)info->height * (size_t)info->width,
+                          sizeof *s->latent);
     return size_sheet(s, err);
 }
 

@@ -31,39 +31,53 @@ static int find_axis(const ks_job *job, char option, const char *name, ks_axis *
             return 0;
         }
     char *list = list_axes(job);
-    ks_error_set(err, "-%c %s: there is no such axis; this sweep has several values of %s", option, name,
-                 *list ? list : "none: every axis has one value");
+    ks_error_set(err, "-%c %s: there is no such axis; this sweep has several values of %s", option,
+                 name, *list ? list : "none: every axis has one value");
     free(list);
     return -1;
 }
 
-/* The axis with most values but one (KS_AXES: none is excluded); of equals the faster, a batch of 1 last. */
+static bool together(const ks_job *job, ks_axis a, ks_axis b)
+{
+    return ks_job_leader(job, a) == ks_job_leader(job, b);
+}
+
+/* The leading axis with most values that does not walk with other (KS_AXES: none is excluded); of
+ * equals the faster, a batch of 1 last. */
 static ks_axis largest_but(const ks_job *job, ks_axis other)
 {
     ks_axis best = KS_AXES;
     for (int a = 0; a < KS_AXES; a++)
-        if ((ks_axis)a != other && (a != KS_AXIS_BATCH || ks_job_axis_size(job, KS_AXIS_BATCH) > 1) &&
+        if (!job->behind[a] && (other == KS_AXES || !together(job, (ks_axis)a, other)) &&
+            (a != KS_AXIS_BATCH || ks_job_axis_size(job, KS_AXIS_BATCH) > 1) &&
             (best == KS_AXES || ks_job_axis_size(job, (ks_axis)a) >= ks_job_axis_size(job, best)))
             best = (ks_axis)a;
     return best;
 }
 
-int ks_sheet_choose(const ks_job *job, const char *x, const char *y, ks_axis *x_axis, ks_axis *y_axis, ks_error *err)
+int ks_sheet_choose(const ks_job *job, const char *x, const char *y, ks_axis *x_axis,
+                    ks_axis *y_axis, ks_error *err)
 {
     if ((x && find_axis(job, 'x', x, x_axis, err)) || (y && find_axis(job, 'y', y, y_axis, err)))
         return -1;
     if (x && y && *x_axis == *y_axis) {
         char *list = list_axes(job);
-        ks_error_set(err, "-x and -y both name %s: two different axes are wanted; this sweep has several values of %s", x,
-                     *list ? list : "none");
+        ks_error_set(err,
+                     "-x and -y both name %s: two different axes are wanted; this sweep has "
+                     "several values of %s",
+                     x, *list ? list : "none");
         free(list);
         return -1;
     }
+    if (x && y && together(job, *x_axis, *y_axis))
+        return ks_error_set(err, "-x %s and -y %s: these two walk together in this sweep; name axes "
+                            "that do not", x, y);
     if (!x)
         *x_axis = largest_but(job, y ? *y_axis : KS_AXES);
     if (!y)
         *y_axis = largest_but(job, *x_axis);
-    if (!x && !y && ks_job_axis_size(job, *x_axis) > KS_SHEET_WIDE && ks_job_axis_size(job, *y_axis) > 1) {
+    if (!x && !y && ks_job_axis_size(job, *x_axis) > KS_SHEET_WIDE &&
+        ks_job_axis_size(job, *y_axis) > 1) {
         ks_axis swap = *x_axis;
         *x_axis = *y_axis;
         *y_axis = swap;
@@ -98,12 +112,4 @@ char *ks_sheet_label(const ks_job *job, ks_axis axis, uint64_t k)
     case KS_AXIS_SEED: return ks_format("%llu", (unsigned long long)ks_job_seed(job, k));
     default: return ks_format("%llu", (unsigned long long)k);
     }
-}
-
-uint64_t ks_sheet_index(const ks_job *job, const uint64_t at[KS_AXES])
-{
-    uint64_t index = 0;
-    for (int a = 0; a < KS_AXES; a++)
-        index = index * ks_job_axis_size(job, (ks_axis)a) + at[a];
-    return index;
 }

@@ -53,8 +53,10 @@ static int open_sets(ks_source *s, ks_error *err)
 {
     hid_t type = -1;
     int status = -1;
-    if (KS_H5(s->latents = H5Dopen2(s->file, "latents", H5P_DEFAULT), err, "%s: cannot open /latents", s->path) ||
-        KS_H5(s->samples = H5Dopen2(s->file, "samples", H5P_DEFAULT), err, "%s: cannot open /samples", s->path) ||
+    if (KS_H5(s->latents = H5Dopen2(s->file, "latents", H5P_DEFAULT), err,
+              "%s: cannot open /latents", s->path) ||
+        KS_H5(s->samples = H5Dopen2(s->file, "samples", H5P_DEFAULT), err,
+              "%s: cannot open /samples", s->path) ||
         KS_H5(type = H5Dget_type(s->samples), err, "%s: cannot read /samples", s->path))
         goto cleanup;
     if (!ks_table_type_fits(type, false)) {
@@ -63,7 +65,8 @@ static int open_sets(ks_source *s, ks_error *err)
     }
     s->checked = ks_table_type_fits(type, true);
     s->images = H5Lexists(s->file, "images", H5P_DEFAULT) > 0;
-    if (s->images && KS_H5(s->pictures = H5Dopen2(s->file, "images", H5P_DEFAULT), err, "%s: cannot open /images", s->path))
+    if (s->images && KS_H5(s->pictures = H5Dopen2(s->file, "images", H5P_DEFAULT), err,
+                           "%s: cannot open /images", s->path))
         goto cleanup;
     s->is_virtual = layout_is_virtual(s->latents);
     s->row_type = ks_table_memory_type(s->checked);
@@ -122,8 +125,14 @@ static int open_first(ks_source *s, ks_error *err)
 static void add(ks_sources *s, char *path, int number)
 {
     s->item = ks_realloc(s->item, (size_t)s->count + 1, sizeof *s->item);
-    s->item[s->count++] = (ks_source){.path = path, .number = number, .file = -1, .samples = -1, .latents = -1,
-                                      .pictures = -1, .row_type = -1, .latent_type = -1};
+    s->item[s->count++] = (ks_source){.path = path,
+                                      .number = number,
+                                      .file = -1,
+                                      .samples = -1,
+                                      .latents = -1,
+                                      .pictures = -1,
+                                      .row_type = -1,
+                                      .latent_type = -1};
 }
 
 static int by_number(const void *a, const void *b)
@@ -139,14 +148,17 @@ static int list_files(ks_sources *s, ks_error *err)
         add(s, ks_strdup(s->out), -1);
     DIR *dir = opendir(s->dir);
     if (!dir)
-        return errno == ENOENT ? 0 : ks_error_set(err, "%s: cannot read the folder: %s", s->dir, strerror(errno));
+        return errno == ENOENT
+                   ? 0
+                   : ks_error_set(err, "%s: cannot read the folder: %s", s->dir, strerror(errno));
     for (struct dirent *e; (e = readdir(dir));) {
         int number = ks_shard_number(e->d_name);
         if (number >= 0)
             add(s, ks_format("%s/%s", s->dir, e->d_name), number);
     }
     closedir(dir);
-    qsort(s->item, (size_t)s->count, sizeof *s->item, by_number);
+    if (s->count > 0)
+        qsort(s->item, (size_t)s->count, sizeof *s->item, by_number);
     return 0;
 }
 
@@ -187,7 +199,9 @@ ks_sources *ks_sources_list(const char *out, ks_error *err)
         s->item[i].usable = !open_first(&s->item[i], &why);
         s->open += s->item[i].usable;
         if (!s->item[i].usable && s->item[i].number < 0) {
-            ks_error_set(err, "%s: the file exists and is not an output of ksweep; name another output, or move it (%s)",
+            ks_error_set(err,
+                         "%s: the file exists and is not an output of ksweep; name another output, "
+                         "or move it (%s)",
                          out, why.text);
             goto failed;
         }
@@ -263,7 +277,8 @@ int ks_source_pictures(ks_source *s, uint64_t first, uint64_t count, uint8_t *ou
 
 static ks_store_info shape_of(const ks_source *s)
 {
-    return (ks_store_info){.channels = s->channels, .height = s->height, .width = s->width, .float16 = s->float16};
+    return (ks_store_info){
+        .channels = s->channels, .height = s->height, .width = s->width, .float16 = s->float16};
 }
 
 size_t ks_source_latent_bytes(const ks_source *s)
@@ -280,7 +295,8 @@ size_t ks_source_picture_bytes(const ks_source *s)
 
 bool ks_source_row_good(const ks_source *s, const ks_table_row *t)
 {
-    return (t->status == KS_DONE || t->status == KS_FAILED) && (!s->checked || t->check == ks_table_check(t));
+    return (t->status == KS_DONE || t->status == KS_FAILED) &&
+           (!s->checked || t->check == ks_table_check(t));
 }
 
 bool ks_source_latent_good(ks_source *s, uint64_t place, const ks_table_row *t)
@@ -304,8 +320,9 @@ static bool never_rendered(const ks_source *s, const ks_table_row *t)
     return !s->checked && t->status == KS_MISSING;
 }
 
-static int walk_block(const ks_source *source, int i, uint64_t first, uint64_t count, const ks_table_row *t,
-                      ks_see_row *see, void *self, uint64_t *bad, ks_error *err)
+static int walk_block(const ks_source *source, int i, uint64_t first, uint64_t count,
+                      const ks_table_row *t, ks_see_row *see, void *self, uint64_t *bad,
+                      ks_error *err)
 {
     for (uint64_t k = 0; k < count; k++) {
         if (ks_source_row_good(source, &t[k])) {
@@ -318,8 +335,8 @@ static int walk_block(const ks_source *source, int i, uint64_t first, uint64_t c
     return 0;
 }
 
-static int walk_source(ks_sources *s, int i, ks_table_row *block, ks_see_row *see, void *self, uint64_t *bad,
-                       ks_error *err)
+static int walk_source(ks_sources *s, int i, ks_table_row *block, ks_see_row *see, void *self,
+                       uint64_t *bad, ks_error *err)
 {
     uint64_t rows = s->item[i].rows;
     for (uint64_t first = 0; first < rows; first += WALK_ROWS) {
@@ -336,7 +353,8 @@ static int walk_source(ks_sources *s, int i, ks_table_row *block, ks_see_row *se
     return 0;
 }
 
-int ks_sources_walk(ks_sources *s, int only, ks_see_row *see, void *self, uint64_t *bad, ks_error *err)
+int ks_sources_walk(ks_sources *s, int only, ks_see_row *see, void *self, uint64_t *bad,
+                    ks_error *err)
 {
     int status = 0;
     ks_table_row *block = ks_calloc(WALK_ROWS, sizeof *block);

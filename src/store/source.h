@@ -11,16 +11,16 @@
 
 typedef struct ks_source {
     char *path;
-    int number;    /* of the shard; -1: OUT */
-    bool usable;   /* it was opened and is an output of ksweep; all below holds only then */
-    bool plain;    /* opens without SWMR too */
+    int number;  /* of the shard; -1: OUT */
+    bool usable; /* it was opened and is an output of ksweep; all below holds only then */
+    bool plain;  /* opens without SWMR too */
     bool is_virtual, checked; /* a virtual data set; rows carry a check */
     int channels, height, width;
     bool float16, images;
-    uint64_t rows;      /* when it was first opened */
+    uint64_t rows; /* when it was first opened */
     double created;
-    ks_hash128 sweep;   /* ks_info_sweep */
-    uint64_t left_out;  /* done rows that have no place in the sweep (ks_places_build) */
+    ks_hash128 sweep;  /* ks_info_sweep */
+    uint64_t left_out; /* done rows that have no place in the sweep (ks_places_build) */
     hid_t file, samples, latents, pictures, row_type, latent_type; /* -1 while it is closed */
     uint64_t used;
 } ks_source;
@@ -33,8 +33,9 @@ typedef struct ks_sources {
     uint64_t clock;
 } ks_sources;
 
-/* Opens all of an output's files once. OUT is listed when it exists, a virtual one too. A shard that cannot be
- * read is logged and listed as not usable; an OUT that is not ksweep's is an error. */
+/* Opens all of an output's files once. OUT is listed when it exists, a virtual one too. A shard
+ * that cannot be read is logged and listed as not usable; an OUT that is not ksweep's is an
+ * error. */
 ks_sources *ks_sources_list(const char *out, ks_error *err);
 void ks_sources_free(ks_sources *s);
 
@@ -47,14 +48,16 @@ int ks_sources_out(const ks_sources *s);
 /* Source i, open; others may be closed for it. NULL and err when it is not usable any more. */
 ks_source *ks_sources_use(ks_sources *s, int i, ks_error *err);
 
-/* Rows [first, first + count) of an open source. latents: bytes as stored; pictures: zeros where there are none. */
+/* Rows [first, first + count) of an open source. latents: bytes as stored; pictures: zeros where
+ * there are none. */
 int ks_source_table(ks_source *s, uint64_t first, uint64_t count, ks_table_row *out, ks_error *err);
 int ks_source_latents(ks_source *s, uint64_t first, uint64_t count, void *out, ks_error *err);
 int ks_source_pictures(ks_source *s, uint64_t first, uint64_t count, uint8_t *out, ks_error *err);
 size_t ks_source_latent_bytes(const ks_source *s);
 size_t ks_source_picture_bytes(const ks_source *s); /* also where there are none */
 
-/* Whether a row is whole: done or failed, and its check (where there is one) holds. The latent is not looked at. */
+/* Whether a row is whole: done or failed, and its check (where there is one) holds. The latent is
+ * not looked at. */
 bool ks_source_row_good(const ks_source *s, const ks_table_row *t);
 
 /* Whether the latent that is stored at place has the row's digest. */
@@ -63,9 +66,11 @@ bool ks_source_latent_good(ks_source *s, uint64_t place, const ks_table_row *t);
 /* Whether the file could have been written under info: the same latent shape. */
 bool ks_source_fits(const ks_source *s, const ks_store_info *info);
 
-/* Calls see for every good row of every usable source (of source `only`, when not -1) that is not a virtual OUT;
- * *bad grows by the rows that are not good. Ends with -1 when see fails. */
-typedef int ks_see_row(void *self, int source, uint64_t place, const ks_table_row *t, ks_error *err);
-int ks_sources_walk(ks_sources *s, int only, ks_see_row *see, void *self, uint64_t *bad, ks_error *err);
+/* Calls see for every good row of every usable source (of source `only`, when not -1) that is not a
+ * virtual OUT; *bad grows by the rows that are not good. Ends with -1 when see fails. */
+typedef int ks_see_row(void *self, int source, uint64_t place, const ks_table_row *t,
+                       ks_error *err);
+int ks_sources_walk(ks_sources *s, int only, ks_see_row *see, void *self, uint64_t *bad,
+                    ks_error *err);
 
 #endif

@@ -1,8 +1,9 @@
 /* The output: shards while a run goes on, one file when it has ended (docs/output-format.md).
  *
- * A replica appends rows to OUT.d/shard-NNNN.h5 (HDF5, SWMR mode, no filter; a digest with every row). What is in the
- * shards, and passes its digest, is done: nothing else is trusted at a restart. Collecting copies them in sweep order
- * into OUT ("merge") or makes OUT a virtual data set over them ("virtual"). */
+ * A replica appends rows to OUT.d/shard-NNNN.h5 (HDF5, SWMR mode, no filter; a digest with every
+ * row). What is in the shards, and passes its digest, is done: nothing else is trusted at a
+ * restart. Collecting copies them in sweep order into OUT ("merge") or makes OUT a virtual data set
+ * over them ("virtual"). */
 #ifndef KS_STORE_STORE_H
 #define KS_STORE_STORE_H
 
@@ -20,38 +21,46 @@ typedef struct ks_row {
     uint64_t index, seed;
     uint32_t steps;
     double cfg, denoise;
-    int32_t sampler, scheduler;  /* places in ks_store_info's name lists; strings in the file */
+    int32_t sampler, scheduler; /* places in ks_store_info's name lists; strings in the file */
     uint32_t positive, negative, latent_image, batch;
     uint32_t nfe;
-    uint8_t status; /* ks_status */
+    uint8_t status;         /* ks_status */
     ks_hash128 key, digest; /* digest: of the latent's bytes as stored */
 } ks_row;
 
-/* What is the same for every row, recorded as attributes of every shard and of the collected file. Texts are copied.
- * job: the job file's text; job_path: where it stood (relative paths in it are relative to its folder). */
+/* What is the same for every row, recorded as attributes of every shard and of the collected file.
+ * Texts are copied. job: the job file's text; job_path: where it stood (relative paths in it are
+ * relative to its folder). */
 typedef struct ks_store_info {
-    uint64_t samples;              /* N of the sweep */
-    int channels, height, width;   /* of a latent */
+    uint64_t samples;            /* N of the sweep */
+    int channels, height, width; /* of a latent */
     bool float16, images;
-    char *job, *job_path, *model, *model_sha256, *version, *backend, *device, *precision, *noise_device, *parallel;
+    char *job, *job_path, *model, *model_sha256, *version, *backend, *device, *precision,
+        *noise_device, *parallel;
+    char *axis_files; /* digest of the files that axes of the job were read from; "" */
     int batch_rows;
-    int samplers, schedulers;      /* name tables that ks_row refers to */
+    int samplers, schedulers; /* name tables that ks_row refers to */
     const char *const *sampler_names, *const *scheduler_names;
     int positives, negatives, latents;
     char **positive, **negative, **latent_image; /* labels */
-    double start_time, end_time;   /* Unix seconds; end_time 0 while running */
+    /* A sample's place on the axis positive (negative, latent_image) is index / stride % values. 0:
+     * the three are the slowest axes of a full grid. Only collecting asks. */
+    uint64_t label_stride[3];
+    double start_time, end_time;                 /* Unix seconds; end_time 0 while running */
 } ks_store_info;
 
 /* --- one replica's shard --- */
 typedef struct ks_shard ks_shard;
 
-/* Makes a new shard in DIR (made when absent) under the next free number, exclusively. info is only read during the
- * call. */
+/* Makes a new shard in DIR (made when absent) under the next free number, exclusively. info is only
+ * read during the call. */
 ks_shard *ks_shard_create(const char *dir, const ks_store_info *info, ks_error *err);
-/* latent: [C,H,W] float32 (converted when float16); image: [8H,8W,3] or NULL. A failed row has latent NULL (zeros are
- * stored). The row's digest is set by this call. The row counts as written after the next ks_shard_flush. After a failed
- * write (full disk) every call gives that first error; the rows flushed before it stay readable. */
-int ks_shard_append(ks_shard *s, ks_row *row, const float *latent, const uint8_t *image, ks_error *err);
+/* latent: [C,H,W] float32 (converted when float16); image: [8H,8W,3] or NULL. A failed row has
+ * latent NULL (zeros are stored). The row's digest is set by this call. The row counts as written
+ * after the next ks_shard_flush. After a failed write (full disk) every call gives that first
+ * error; the rows flushed before it stay readable. */
+int ks_shard_append(ks_shard *s, ks_row *row, const float *latent, const uint8_t *image,
+                    ks_error *err);
 int ks_shard_flush(ks_shard *s, ks_error *err);
 int ks_shard_close(ks_shard *s, ks_error *err); /* frees s in every case */
 
@@ -60,33 +69,40 @@ int ks_shard_close(ks_shard *s, ks_error *err); /* frees s in every case */
 /* The folder of OUT's shards, "OUT.d"; free() it. */
 char *ks_store_dir(const char *out);
 
-/* Opens each shard read-only (SWMR), also while a run writes it or after a kill, and a merged OUT (shard -1). check: read
- * every latent and test its digest; bad rows are skipped and counted. Calls see() for every good row with status done or
- * failed. An OUT that is not ksweep's is an error. The row's sampler and scheduler are places in the lists of
- * ks_store_info_read, -1 for names that it has not. */
+/* Whether there are shards in it. */
+bool ks_store_has_shards(const char *out);
+
+/* Opens each shard read-only (SWMR), also while a run writes it or after a kill, and a merged OUT
+ * (shard -1). check: read every latent and test its digest; bad rows are skipped and counted. Calls
+ * see() for every good row with status done or failed. An OUT that is not ksweep's is an error. The
+ * row's sampler and scheduler are places in the lists of ks_store_info_read, -1 for names that it
+ * has not. */
 typedef struct ks_scan_counts {
     int shards, unreadable; /* shards that could not be opened: named in the log */
     uint64_t rows, bad;
 } ks_scan_counts;
-int ks_store_scan(const char *out, bool check, int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
-                  ks_error *err), void *self, ks_scan_counts *counts, ks_error *err);
+int ks_store_scan(const char *out, bool check,
+                  int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
+                             ks_error *err),
+                  void *self, ks_scan_counts *counts, ks_error *err);
 
-/* The info of an existing output (its file, else its first readable shard): 1 found, 0 there is none, -1 error. Free with
- * ks_store_info_free. */
+/* The info of an existing output (its file, else its first readable shard): 1 found, 0 there is
+ * none, -1 error. Free with ks_store_info_free. */
 int ks_store_info_read(const char *out, ks_store_info **info, ks_error *err);
 void ks_store_info_free(ks_store_info *info);
 
-/* Writes OUT from the shards and an OUT that is there (to a temporary name, then renamed). Rows of the sweep that no file
- * has get status missing. mode: "merge" (shards are removed after OUT is safe on disk), "virtual", or "auto" (merge up to
- * 8 GiB). index_of: which index of the present sweep a key has, -1 none (a row of an earlier, different job: its file
- * is kept in OUT.d); NULL: the recorded indices, of files with the same job text and model. Nobody may be writing. */
+/* Writes OUT from the shards and an OUT that is there (to a temporary name, then renamed). Rows of
+ * the sweep that no file has get status missing. mode: "merge" (shards are removed after OUT is
+ * safe on disk), "virtual", or "auto" (merge up to 8 GiB). index_of: which index of the present
+ * sweep a key has, -1 none (a row of an earlier, different job: its file is kept in OUT.d); NULL:
+ * the recorded indices, of files with the same job text and model. Nobody may be writing. */
 int ks_store_collect(const char *out, const ks_store_info *info, const char *mode,
                      int64_t (*index_of)(void *self, const ks_row *row), void *self, ks_error *err);
 
 /* --- reading an output, collected or not --- */
 
-/* OUT alone, row by row as it is, when no shard is newer. Else all files that have the job text and the model of the
- * newest, as one: row r is sample r. */
+/* OUT alone, row by row as it is, when no shard is newer. Else all files that have the job text and
+ * the model of the newest, as one: row r is sample r. */
 typedef struct ks_output ks_output;
 ks_output *ks_output_open(const char *out, ks_error *err);
 void ks_output_close(ks_output *o);

@@ -92,14 +92,16 @@ uint64_t ks_table_check(const ks_table_row *t)
     return check;
 }
 
-static int copy_name(char out[KS_NAME_SIZE], const char *const *names, int count, int place, const char *what,
-                     ks_error *err)
+static int copy_name(char out[KS_NAME_SIZE], const char *const *names, int count, int place,
+                     const char *what, ks_error *err)
 {
     if (place < 0 || place >= count)
-        return ks_error_set(err, "%s %d of a row is not in the list of %d names", what, place, count);
+        return ks_error_set(err, "%s %d of a row is not in the list of %d names", what, place,
+                            count);
     size_t length = strlen(names[place]);
     if (length > KS_NAME_SIZE)
-        return ks_error_set(err, "%s: the name %s is longer than %d bytes", what, names[place], KS_NAME_SIZE);
+        return ks_error_set(err, "%s: the name %s is longer than %d bytes", what, names[place],
+                            KS_NAME_SIZE);
     memcpy(out, names[place], length);
     return 0;
 }
@@ -107,8 +109,10 @@ static int copy_name(char out[KS_NAME_SIZE], const char *const *names, int count
 int ks_table_pack(ks_table_row *t, const ks_row *row, const ks_store_info *info, ks_error *err)
 {
     memset(t, 0, sizeof *t);
-    if (copy_name(t->sampler_name, info->sampler_names, info->samplers, row->sampler, "sampler_name", err) ||
-        copy_name(t->scheduler, info->scheduler_names, info->schedulers, row->scheduler, "scheduler", err))
+    if (copy_name(t->sampler_name, info->sampler_names, info->samplers, row->sampler,
+                  "sampler_name", err) ||
+        copy_name(t->scheduler, info->scheduler_names, info->schedulers, row->scheduler,
+                  "scheduler", err))
         return -1;
     t->index = row->index;
     t->seed = row->seed;
@@ -138,12 +142,19 @@ static int find_name(const char name[KS_NAME_SIZE], const char *const *names, in
 void ks_table_unpack(ks_row *row, const ks_table_row *t, const ks_store_info *info)
 {
     *row = (ks_row){
-        .index = t->index, .seed = t->seed, .steps = t->steps, .cfg = t->cfg, .denoise = t->denoise,
+        .index = t->index,
+        .seed = t->seed,
+        .steps = t->steps,
+        .cfg = t->cfg,
+        .denoise = t->denoise,
         .sampler = info ? find_name(t->sampler_name, info->sampler_names, info->samplers) : -1,
         .scheduler = info ? find_name(t->scheduler, info->scheduler_names, info->schedulers) : -1,
-        .positive = t->positive, .negative = t->negative, .latent_image = t->latent_image, .batch = t->batch,
-        .nfe = t->nfe, .status = t->status,
-    };
+        .positive = t->positive,
+        .negative = t->negative,
+        .latent_image = t->latent_image,
+        .batch = t->batch,
+        .nfe = t->nfe,
+        .status = t->status};
     memcpy(row->key.byte, t->key, sizeof t->key);
     memcpy(row->digest.byte, t->digest, sizeof t->digest);
 }

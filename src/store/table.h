@@ -10,8 +10,8 @@
 
 enum { KS_NAME_SIZE = 32 }; /* bytes of a sampler's or scheduler's name, NUL-padded */
 
-/* The order and the sizes are the file's (no padding). check: the first 8 bytes of the digest of all before
- * it; shards have it, collected files do not. */
+/* The order and the sizes are the file's (no padding). check: the first 8 bytes of the digest of
+ * all before it; shards have it, collected files do not. */
 typedef struct __attribute__((packed)) ks_table_row {
     uint64_t index, seed;
     uint32_t steps;
@@ -24,8 +24,8 @@ typedef struct __attribute__((packed)) ks_table_row {
     uint64_t check;
 } ks_table_row;
 
-/* New compound type, for memory and file alike: the rows lie in memory as in a file. Without the check, the
- * type's size is still that of ks_table_row for memory and packed for a file. -1 without memory. */
+/* New compound types, with or without the check; -1 without memory. In memory a row is a
+ * ks_table_row in both cases, in a file nothing is left free for a check that is not there. */
 hid_t ks_table_memory_type(bool check);
 hid_t ks_table_file_type(bool check);
 

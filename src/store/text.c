@@ -76,8 +76,9 @@ ks_font *ks_font_open(int pixels, bool bold, ks_error *err)
     }
     if (f->set && !FT_Init_FreeType(&f->library) && !measure_lines(f))
         return f;
-    ks_error_set(err, "there is no font to write labels with: fontconfig finds none for \"sans\" (fc-match sans); "
-                 "install one, such as fonts-dejavu-core");
+    ks_error_set(err, "there is no font to write labels with: fontconfig finds none for \"sans\" "
+                      "(fc-match sans); "
+                      "install one, such as fonts-dejavu-core");
     ks_font_free(f);
     return NULL;
 }
@@ -114,7 +115,8 @@ static uint32_t next_point(const char **at, const char *end)
     return size > 0 ? (uint32_t)point : 0xfffd;
 }
 
-/* The face that has the code point, else the first that opens (which shows its box). Control characters are blanks. */
+/* The face that has the code point, else the first that opens (which shows its box). Control
+ * characters are blanks. */
 static FT_Face face_for(ks_font *f, uint32_t point, FT_UInt *glyph)
 {
     FT_Face first = NULL;
@@ -160,10 +162,12 @@ static int width_of(ks_font *f, const char *text, size_t size)
     return (int)((advance_of(f, text, size) + 63) >> 6);
 }
 
-/* Takes one line off *text: up to the last space that fits, else as many characters as fit (at least one). */
+/* Takes one line off *text: up to the last space that fits, else as many characters as fit (at
+ * least one). */
 static ks_text_line take_line(ks_font *f, const char **text, int width)
 {
-    const char *start = *text, *end = start + strcspn(start, "\n"), *at = start, *fits = start, *space = NULL;
+    const char *start = *text, *end = start + strcspn(start, "\n"), *at = start, *fits = start,
+               *space = NULL;
     long sum = 0;
     FT_Face face;
     while (at < end) {
@@ -184,7 +188,8 @@ static ks_text_line take_line(ks_font *f, const char **text, int width)
         ++*text;
     while (stop > start && stop[-1] == ' ')
         stop--;
-    return (ks_text_line){start, (size_t)(stop - start), width_of(f, start, (size_t)(stop - start)), false};
+    return (ks_text_line){start, (size_t)(stop - start), width_of(f, start, (size_t)(stop - start)),
+                          false};
 }
 
 /* Shortens a line until it and an ellipsis fit. */
@@ -223,7 +228,8 @@ static void draw_glyph(ks_picture *p, const FT_GlyphSlot slot, int x, int baseli
                              bitmap->buffer[j * bitmap->pitch + i]);
 }
 
-static long draw_part(ks_picture *p, ks_font *f, long pen, int baseline, const char *text, size_t size, uint32_t colour)
+static long draw_part(ks_picture *p, ks_font *f, long pen, int baseline, const char *text,
+                      size_t size, uint32_t colour)
 {
     FT_Face face;
     for (const char *at = text, *end = text + size; at < end;) {
@@ -234,7 +240,8 @@ static long draw_part(ks_picture *p, ks_font *f, long pen, int baseline, const c
     return pen;
 }
 
-void ks_text_draw(ks_picture *p, ks_font *f, int x, int y, const ks_text_line *line, uint32_t colour)
+void ks_text_draw(ks_picture *p, ks_font *f, int x, int y, const ks_text_line *line,
+                  uint32_t colour)
 {
     long pen = draw_part(p, f, (long)x * 64, y + f->ascent, line->text, line->size, colour);
     if (line->cut)

@@ -1,5 +1,6 @@
-/* "virtual": the latents and pictures stay in the shards; the file maps each shard's rows, in their own order, by one
- * mapping a shard (HDF5's cost is linear in mappings). The table and the index are real. */
+/* "virtual": the latents and pictures stay in the shards; the file maps each shard's rows, in their
+ * own order, by one mapping a shard (HDF5's cost is linear in mappings). The table and the index
+ * are real. */
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +17,10 @@ typedef struct row_order {
     size_t count; /* picks */
 } row_order;
 
-/* The rows of one source that a run of picks names, as a selection in its data set. -1: HDF5's stack tells. */
-static hid_t source_rows(const row_order *o, size_t from, size_t n, int rank, const hsize_t *item, uint64_t rows)
+/* The rows of one source that a run of picks names, as a selection in its data set. -1: HDF5's
+ * stack tells. */
+static hid_t source_rows(const row_order *o, size_t from, size_t n, int rank, const hsize_t *item,
+                         uint64_t rows)
 {
     hsize_t size[4] = {rows}, start[4] = {0}, count[4];
     for (int i = 1; i < rank; i++)
@@ -36,8 +39,8 @@ static hid_t source_rows(const row_order *o, size_t from, size_t n, int rank, co
 }
 
 /* Maps picks [from, from + n), all of one source, to the same rows of the file. */
-static int map_source(const ks_collection *c, const row_order *o, size_t from, size_t n, const char *name, int rank,
-                      const hsize_t *item, hid_t list, ks_error *err)
+static int map_source(const ks_collection *c, const row_order *o, size_t from, size_t n,
+                      const char *name, int rank, const hsize_t *item, hid_t list, ks_error *err)
 {
     const ks_source *s = &c->sources->item[ks_place_source(o->pick[from].code)];
     hsize_t size[4] = {c->info->samples}, start[4] = {from}, count[4] = {n};
@@ -45,7 +48,8 @@ static int map_source(const ks_collection *c, const row_order *o, size_t from, s
         size[i] = count[i] = item[i - 1];
     char *dir = ks_strdup(c->sources->dir), *file = ks_strdup(s->path);
     char *beside = ks_format("%s/%s", basename(dir), basename(file));
-    hid_t there = source_rows(o, from, n, rank, item, s->rows), here = H5Screate_simple(rank, size, NULL);
+    hid_t there = source_rows(o, from, n, rank, item, s->rows),
+          here = H5Screate_simple(rank, size, NULL);
     int status = 0;
     if (there < 0 || H5Sselect_hyperslab(here, H5S_SELECT_SET, start, NULL, count, NULL) < 0 ||
         H5Pset_virtual(list, here, beside, name, there) < 0)
@@ -58,14 +62,15 @@ static int map_source(const ks_collection *c, const row_order *o, size_t from, s
     return status;
 }
 
-static int make_virtual(const ks_collection *c, const row_order *o, const char *name, hid_t type, const hsize_t item[3],
-                        ks_error *err)
+static int make_virtual(const ks_collection *c, const row_order *o, const char *name, hid_t type,
+                        const hsize_t item[3], ks_error *err)
 {
     hid_t list = H5Pcreate(H5P_DATASET_CREATE), set = -1;
     int status = 0;
     for (size_t from = 0, n; from < o->count && !status; from += n) {
         int source = ks_place_source(o->pick[from].code);
-        for (n = 1; from + n < o->count && ks_place_source(o->pick[from + n].code) == source; n++) {}
+        for (n = 1; from + n < o->count && ks_place_source(o->pick[from + n].code) == source; n++) {
+        }
         status = map_source(c, o, from, n, name, 4, item, list, err);
     }
     if (!status)
@@ -77,8 +82,8 @@ static int make_virtual(const ks_collection *c, const row_order *o, const char *
 }
 
 /* Rows [first, first + count) of the picks, in file order. */
-static int read_rows(const ks_collection *c, const row_order *o, size_t first, size_t count, ks_table_row *t,
-                     ks_error *err)
+static int read_rows(const ks_collection *c, const row_order *o, size_t first, size_t count,
+                     ks_table_row *t, ks_error *err)
 {
     for (size_t k = 0, n; k < count; k += n) {
         const ks_pick *pick = &o->pick[first + k];
@@ -93,7 +98,8 @@ static int read_rows(const ks_collection *c, const row_order *o, size_t first, s
 }
 
 /* The table; row_of_index is filled on the way. */
-static int write_table(const ks_collection *c, const row_order *o, uint64_t *row_of_index, ks_error *err)
+static int write_table(const ks_collection *c, const row_order *o, uint64_t *row_of_index,
+                       ks_error *err)
 {
     hid_t file_type = ks_table_file_type(false), type = ks_table_memory_type(false);
     hid_t set = ks_collect_set(c, "samples", file_type, 1, NULL, H5P_DEFAULT, err);
@@ -127,8 +133,9 @@ static int write_index(const ks_collection *c, const uint64_t *row_of_index, ks_
 {
     hid_t set = ks_collect_set(c, "row_of_index", H5T_STD_U64LE, 1, NULL, H5P_DEFAULT, err);
     int status = set < 0 ? -1
-                         : KS_H5(H5Dwrite(set, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, row_of_index), err,
-                                 "%s: cannot write", c->path);
+                         : KS_H5(H5Dwrite(set, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT,
+                                          row_of_index),
+                                 err, "%s: cannot write", c->path);
     ks_h5_close(&set);
     return status;
 }
@@ -143,7 +150,8 @@ int ks_collect_virtual(ks_collection *c, ks_error *err)
     hid_t type = ks_h5_float_type(i->float16);
     int status = -1;
     if (!o.pick || !row_of_index) {
-        ks_error_set(err, "%s: no memory for the order of %llu rows", c->path, (unsigned long long)i->samples);
+        ks_error_set(err, "%s: no memory for the order of %llu rows", c->path,
+                     (unsigned long long)i->samples);
         goto cleanup;
     }
     o.count = ks_picks_make(c->places.at, (size_t)i->samples, o.pick);

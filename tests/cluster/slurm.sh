@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A real Slurm on one machine, for tests: munge, slurmctld and two nodes with two pretended GPUs each.
+# A real Slurm on one machine, for tests: munge, slurmctld and three nodes with two pretended GPUs each.
 #   slurm.sh start FOLDER [VISIBLE...]   everything goes into FOLDER (a new one); FOLDER/etc/slurm.conf is what SLURM_CONF
 #                                        must name. The nodes have a /tmp of their own; VISIBLE folders are seen there too.
 #   slurm.sh stop FOLDER                 cancels the jobs, waits for them, ends what start has started and nothing else
 # Needs root, mount and UTS namespaces, and Debian's packages slurm-wlm and munge.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
-nodes=(node1 node2)
+nodes=(node1 node2 node3)
 start_seconds=20
 
 fail() {
@@ -119,8 +119,10 @@ nodes_are_idle() {
 
 start() {
   local node
+  [ ${#folder} -lt 90 ] || fail "$folder: the path is too long for a socket in it"
   mkdir "$folder"/{etc,munge,pid,log,state,dev} || fail "$folder: a new, empty folder is wanted"
-  mknod "$folder/dev/gpu0" c 1 3 && mknod "$folder/dev/gpu1" c 1 3 || fail "no device files can be made here"
+  mknod "$folder/dev/gpu0" c 1 3 || fail "no device files can be made here"
+  mknod "$folder/dev/gpu1" c 1 3
   write_configuration
   (umask 077; head -c 1024 /dev/urandom >"$folder/munge/key")
   daemon munged munged --foreground --force --key-file="$folder/munge/key" --socket="$folder/munge/sock" \
@@ -158,7 +160,7 @@ note_namespaces() {
   done
 }
 
-no_jobs() { [ -z "$(squeue -h 2>/dev/null)" ]; }
+no_jobs() { [ -z "$(timeout 5 squeue -h 2>/dev/null)" ]; }
 nodes_are_gone() { [ -z "$(pids_of_nodes)" ]; }
 
 # is_gone PID: also when it waits for its parent to notice.

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
@@ -31,6 +32,25 @@ def start(*args, launcher=(), **kwargs):
 def ksweep(*args, launcher=(), timeout=300):
     """Runs ksweep to its end: .returncode, .stdout, .stderr."""
     return subprocess.run([*launcher, KSWEEP, *map(str, args)], env=MPI, text=True, capture_output=True, timeout=timeout)
+
+
+def kill_all(process):
+    """SIGKILL for a process and all that it has started: mpirun's ranks are in process groups of their own."""
+    parents = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                parents[int(pid)] = int(f.read().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            pass
+    family = [process.pid]
+    for pid in family:
+        family += [child for child, parent in parents.items() if parent == pid]
+    for pid in family:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def write_safetensors(path, tensors):

@@ -88,12 +88,18 @@ class Jobs(Case):
         ({"model": None}, "model"),
         ({"ksweep": 2}, "ksweep"),
         ({"noise_device": "gpu"}, "noise_device"),
-        ({"precision": "fp16"}, "precision"),
-        ({"device": "cuda"}, "device"),
+        ({"precision": "fp8"}, "precision"),
+        ({"device": "gpu"}, "device"),
         ({"cfg": {"from": 1, "to": 2, "step": 0}}, "cfg"),
         ({"output": {"file": "out.h5", "latents": "float8"}}, "output.latents"),
-        ({"start_at_step": 3}, "start_at_step"),
-        ({"positive": [[{"text": "x", "area": [64, 64, 0, 0]}]]}, "area"),
+        ({"start_at_step": "3"}, "start_at_step"),
+        ({"end_at_step": 10001}, "end_at_step", "10000"),
+        ({"add_noise": "disable"}, "add_noise", "false"),
+        ({"positive": [[{"text": "x", "area": [64, 64, 0]}]]}, "area", "height, width, y, x"),
+        ({"positive": [[{"text": "x", "area": [64, 64, 0, 64]}]]}, "positive[0]", "area", "outside"),
+        ({"positive": {"text": "x", "mask": {"file": "none.png"}}}, "positive[0]", "none.png"),
+        ({"latent_image": {"width": 64, "height": 64, "noise_mask": {"file": "none.h5", "tensor": "m"}}},
+         "latent_image[0]", "none.h5"),
     ]
 
     def test_each_kind_of_mistake(self):

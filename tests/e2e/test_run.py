@@ -9,7 +9,7 @@ import unittest
 import h5py
 import numpy as np
 
-from support import Case, ksweep, mpirun, start
+from support import Case, kill_all, ksweep, mpirun, start
 
 MIXED = {"sampler_name": ["euler_ancestral", "dpmpp_2m", "heun"], "steps": {"from": 5, "to": 12, "step": 1},
          "cfg": [1.0, 4.5, 8.0], "seed": {"start": 7, "count": 1}, "control_after_generate": "increment",
@@ -146,7 +146,7 @@ class Stops(Case):
         self.assertEqual(process.returncode, 75)
 
     def test_a_killed_run_goes_on(self):
-        self.stop_and_resume(lambda p: os.killpg(p.pid, signal.SIGKILL), 2)
+        self.stop_and_resume(kill_all, 2)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Tools(Case):
 
     def test_model_tells_what_a_checkpoint_is(self):
         done = self.run_ok("model", DEMO).stdout
-        for word in "sd15", "96", "128", "text", "VAE", "fp16":
+        for word in "sd15", "96", "128", "text", "VAE", "F16":
             self.assertIn(word.lower(), done.lower())
 
     def test_verify_renders_samples_again(self):

@@ -1,11 +1,7 @@
-/* Whole sampling runs against ComfyUI: every case of samplers.h5 and features.h5 that has no mask and no area goes
- * through the lane engine on the CPU backend, many at once, and is compared within its own tolerance.
+/* Whole sampling runs against ComfyUI: every case of samplers.h5 and features.h5 goes through the
+ * lane engine on the CPU backend, many at once, and is compared within its own tolerance.
  *
- * Tolerances of cases whose distance from float64 was never measured are their sampler's usual one, which some
- * ill-conditioned cases do not keep themselves: steps2/normal/heun divides a rounding by sigma 0.03 and is 5.5e-5 away
- * from the same run in float64, its tolerance being 2e-5. A case beyond its tolerance is therefore run once more with
- * every network output moved at random by 2.5e-6, which is how far torch's float32 network is from float64 (as is
- * ours). It passes if it is no further from ComfyUI than two programs of that accuracy may be: twice that movement. */
+ * Three cases are known to be further away than their suggested tolerance: see `known`. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,6 +16,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "sampling/engine.h"
+#include "sampling/regions.h"
 #include "support/golden.h"
 #include "support/open_model.h"
 
@@ -38,10 +35,11 @@ typedef struct run_case {
     float *sigmas;
     golden_array latent;
     int64_t *batch_index;
+    float *mask[2 * MAX_CONDITIONINGS + 1]; /* at the latent's size */
+    int masks;
     bool expect_error;
     double tolerance;
-    double error;  /* relative L2 */
-    float *result; /* kept of cases beyond their tolerance, else NULL */
+    double error; /* relative L2 */
 } run_case;
 
 /* The cases of one file that run on one set of weights and one latent size. */
@@ -56,9 +54,7 @@ typedef struct suite {
     int conds;
     run_case *item;
     int items, next;
-    int skipped, failed, excused;
-    bool moved;       /* the run with moved network outputs */
-    uint64_t random;
+    int failed, known;
     double *worst; /* of error / tolerance, by sampler */
     int *runs;
 } suite;
@@ -108,19 +104,56 @@ static const char *text_of(ks_json object, const char *key)
     return text;
 }
 
-/* Whether the conditionings of one side need no area and no mask. */
-static bool plain_side(const suite *s, const char *path, const char *side)
+/* The masks of a data set [H, W] or [N, H, W] at the latent's size; they live with the case. */
+static const float *read_mask(const suite *s, run_case *c, const char *path, int *count)
 {
-    char *text = golden_text(s->file, path, side);
-    bool plain = !strstr(text, "area") && !strstr(text, "mask");
-    free(text);
-    return plain;
+    golden_array m = golden_read(s->file, path);
+    int height = c->call.height, width = c->call.width;
+    *count = m.rank == 3 ? (int)m.shape[0] : 1;
+    float *mask = ks_calloc((size_t)(*count * height * width), sizeof *mask);
+    ks_resize_bilinear(m.value, *count, (int)m.shape[m.rank - 2], (int)m.shape[m.rank - 1], mask,
+                       height, width);
+    c->mask[c->masks++] = mask;
+    golden_free(&m);
+    return mask;
 }
 
-static int read_side(suite *s, const char *path, const char *side, ks_guidance *out)
+/* [h, w, y, x] in cells, or ["percentage", h, w, y, x]. */
+static void read_area(const run_case *c, ks_json area, ks_guidance *g)
 {
-    char *text = golden_text(s->file, path, side);
-    ks_json_doc *doc = ks_json_parse(path, text, strlen(text), NULL);
+    bool shares = ks_json_is_string(ks_json_at(area, 0));
+    double value[4] = {0};
+    g->has_area = ks_json_exists(area);
+    for (int i = 0; g->has_area && i < 4; i++)
+        if (ks_json_double(ks_json_at(area, i + shares), &value[i], NULL) != 0)
+            fail_msg("%s: no area", c->path);
+    g->area = shares ? ks_area_of_shares(value, c->call.height, c->call.width)
+                     : (ks_window){.h = (int)value[0],
+                                   .w = (int)value[1],
+                                   .y = (int)value[2],
+                                   .x = (int)value[3]};
+}
+
+static void read_region(const suite *s, run_case *c, ks_json one, ks_guidance *g)
+{
+    const char *mask = text_of(one, "mask");
+    bool bounds = false;
+    read_area(c, ks_json_get(one, "area"), g);
+    if (!mask)
+        return;
+    g->mask = read_mask(s, c, mask, &g->masks);
+    g->mask_strength = real_of(one, "mask_strength", 1);
+    ks_json_bool(ks_json_get(one, "set_area_to_bounds"), &bounds, NULL);
+    if (!bounds)
+        return;
+    g->has_area = true;
+    g->area = ks_area_of_masks(g->mask, g->masks, c->call.height, c->call.width);
+}
+
+static int read_side(suite *s, run_case *c, const char *side, ks_guidance *out)
+{
+    char *text = golden_text(s->file, c->path, side);
+    ks_json_doc *doc = ks_json_parse(c->path, text, strlen(text), NULL);
     assert_non_null(doc);
     int n = ks_json_size(ks_json_root(doc));
     assert_true(n <= MAX_CONDITIONINGS);
@@ -132,10 +165,20 @@ static int read_side(suite *s, const char *path, const char *side, ks_guidance *
                                .strength = real_of(one, "strength", 1),
                                .start_percent = real_of(one, "start_percent", 0),
                                .end_percent = real_of(one, "end_percent", 1)};
+        read_region(s, c, one, &out[i]);
     }
     ks_json_free(doc);
     free(text);
     return n;
+}
+
+static void read_noise_mask(const suite *s, run_case *c)
+{
+    if (!golden_has(s->file, c->path, "noise_mask"))
+        return;
+    char *path = golden_text(s->file, c->path, "noise_mask");
+    c->call.noise_mask = read_mask(s, c, path, &c->call.noise_masks);
+    free(path);
 }
 
 /* The sigmas as KSampler (Advanced) cuts them. */
@@ -143,17 +186,9 @@ static int cut_sigmas(const suite *s, const char *path, float *sigma, int count)
 {
     if (!golden_has(s->file, path, "start_step"))
         return count;
-    int64_t first = (int64_t)golden_integer(s->file, path, "start_step");
-    int64_t last = (int64_t)golden_integer(s->file, path, "last_step");
-    if (last < count - 1) {
-        count = (int)last + 1;
-        if (golden_integer(s->file, path, "force_full_denoise"))
-            sigma[last] = 0;
-    }
-    if (first >= count - 1)
-        return 0;
-    memmove(sigma, sigma + first, (size_t)(count - first) * sizeof *sigma);
-    return count - (int)first;
+    return ks_schedule_cut(sigma, count, (int)golden_integer(s->file, path, "start_step"),
+                           (int)golden_integer(s->file, path, "last_step"),
+                           !golden_integer(s->file, path, "force_full_denoise"));
 }
 
 static const ks_model_sampling *model_sampling_of(const suite *s, const char *model)
@@ -170,8 +205,8 @@ static void read_sigmas(const suite *s, run_case *c, const ks_sampler *sampler)
     int steps = (int)golden_integer(s->file, c->path, "steps");
     double denoise = golden_real(s->file, c->path, "denoise");
     const ks_model_sampling *ms = model_sampling_of(s, c->model);
-    if (ks_schedule(ms, ks_scheduler_find(c->scheduler), steps, denoise, sampler->discard_penultimate, &c->sigmas,
-                    &c->call.count, &err) != 0)
+    if (ks_schedule(ms, ks_scheduler_find(c->scheduler), steps, denoise,
+                    sampler->discard_penultimate, &c->sigmas, &c->call.count, &err) != 0)
         fail_msg("%s: %s", c->path, err.text);
     c->call.model_sampling = ms;
     c->call.count = cut_sigmas(s, c->path, c->sigmas, c->call.count);
@@ -210,6 +245,8 @@ static void read_case(suite *s, const char *path, const char *model, const ks_sa
     c->expect_error = strcmp(status, "ok") != 0;
     free(status);
     c->tolerance = c->expect_error ? 0 : golden_real(s->file, path, "suggested_rtol");
+    if (test_on_gpu() && !c->expect_error)
+        c->tolerance = fmax(c->tolerance, 1e-4); /* what fp32 on a GPU promises */
     read_latent(s, c);
     read_sigmas(s, c, sampler);
     read_batch_index(s, c);
@@ -217,11 +254,12 @@ static void read_case(suite *s, const char *path, const char *model, const ks_sa
     c->call.cfg = golden_real(s->file, path, "cfg");
     c->call.seed = golden_integer(s->file, path, "seed");
     c->call.latent_scale = ks_model_config_of(s->at.model)->latent_scale_factor;
-    c->call.add_noise =
-        !(golden_has(s->file, path, "disable_noise") && golden_integer(s->file, path, "disable_noise"));
+    c->call.add_noise = !(golden_has(s->file, path, "disable_noise") &&
+                          golden_integer(s->file, path, "disable_noise"));
     c->call.noise_device = (ks_noise_device){.kind = KS_NOISE_CPU};
-    c->call.positives = read_side(s, path, "positive", c->positive);
-    c->call.negatives = read_side(s, path, "negative", c->negative);
+    c->call.positives = read_side(s, c, "positive", c->positive);
+    c->call.negatives = read_side(s, c, "negative", c->negative);
+    read_noise_mask(s, c);
 }
 
 static void see_case(void *self, const char *path)
@@ -229,13 +267,13 @@ static void see_case(void *self, const char *path)
     suite *s = self;
     if (starts_with(path, "/inputs"))
         return;
-    char *model = golden_text(s->file, path, "model"), *name = golden_text(s->file, path, "sampler");
-    int height = (int)golden_integer(s->file, path, "height"), width = (int)golden_integer(s->file, path, "width");
+    char *model = golden_text(s->file, path, "model"),
+         *name = golden_text(s->file, path, "sampler");
+    int height = (int)golden_integer(s->file, path, "height"),
+        width = (int)golden_integer(s->file, path, "width");
     int sampler = ks_sampler_find(name);
-    bool plain = plain_side(s, path, "positive") && plain_side(s, path, "negative") &&
-                 !golden_has(s->file, path, "noise_mask");
-    bool mine = starts_with(model, s->weights) && plain && sampler >= 0;
-    s->skipped += starts_with(model, s->weights) && !mine && s->height == 0;
+    assert_true(sampler >= 0);
+    bool mine = starts_with(model, s->weights);
     if (mine && s->height == 0) {
         int k = 0;
         while (k < s->size_count && (s->sizes[k][0] != height || s->sizes[k][1] != width))
@@ -259,8 +297,6 @@ static int next_case(void *self, ks_call *call, ks_error *err)
 {
     suite *s = self;
     (void)err;
-    while (s->moved && s->next < s->items && !s->item[s->next].result)
-        s->next++;
     if (s->next == s->items)
         return 0;
     run_case *c = &s->item[s->next++];
@@ -277,6 +313,29 @@ static void fail_case(suite *s, const run_case *c, const char *why)
     s->failed++;
 }
 
+/* Cases whose distance from float64 was never measured carry their sampler's usual tolerance. These
+ * three are worse conditioned than that: rounding a denoised latent to float32, as ComfyUI does and so do we, is
+ * divided by a sigma of 0.03. ComfyUI's own steps2/normal/heun is 5.5e-5 away from the same run in
+ * float64, and random errors of 2.5e-6 in the network (torch's distance from float64) move the
+ * three by 2.3e-5 to 3.2e-5. The bound is a quarter above what was measured. */
+static const struct {
+    const char *path;
+    double bound;
+} known[] = {
+    {"/steps2/normal/heun", 3.6e-5},
+    {"/vpred/normal/dpmpp_3m_sde", 4.8e-5},
+    {"/vpred/normal/dpmpp_3m_sde_gpu", 4.8e-5},
+};
+
+static double known_bound(const char *path)
+{
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (!strcmp(path, known[i].path))
+            return known[i].bound;
+    }
+    return 0;
+}
+
 /* Compares with ComfyUI's output. */
 static void judge(suite *s, run_case *c, const float *latent)
 {
@@ -286,26 +345,15 @@ static void judge(suite *s, run_case *c, const float *latent)
     int sampler = ks_sampler_find(c->sampler);
     s->runs[sampler]++;
     s->worst[sampler] = fmax(s->worst[sampler], c->error / c->tolerance);
-    if (!isfinite(c->error)) {
-        fail_case(s, c, "not finite");
-    } else if (c->error > c->tolerance) {
-        c->result = ks_calloc((size_t)want.count, sizeof *c->result);
-        memcpy(c->result, latent, (size_t)want.count * sizeof *c->result);
+    if (!(c->error <= c->tolerance)) {
+        print_message("%s: error %.3g, tolerance %.3g\n", c->path, c->error, c->tolerance);
+        if (c->error <= known_bound(c->path))
+            s->known++;
+        else
+            fail_case(s, c, "beyond its tolerance");
     }
     golden_free(&want);
     free(path);
-}
-
-/* The same case with moved network outputs: how much does that matter? */
-static void judge_moved(suite *s, const run_case *c, const float *latent)
-{
-    double movement = relative_l2(latent, c->result, c->latent.count);
-    print_message("%s: error %.3g, tolerance %.3g; network errors of 2.5e-6 move it by %.3g\n", c->path, c->error,
-                  c->tolerance, movement);
-    if (c->error > 2 * movement)
-        fail_case(s, c, "beyond its tolerance");
-    else
-        s->excused++;
 }
 
 static int case_done(void *self, const ks_result *result, ks_error *err)
@@ -315,32 +363,9 @@ static int case_done(void *self, const ks_result *result, ks_error *err)
     (void)err;
     if (c->expect_error != (result->error != NULL))
         fail_case(s, c, result->error ? result->error : "an error was expected");
-    else if (!result->error && s->moved)
-        judge_moved(s, c, result->latent);
     else if (!result->error)
         judge(s, c, result->latent);
     return 0;
-}
-
-/* Uniform in [-1, 1): splitmix64. */
-static double random_number(suite *s)
-{
-    uint64_t z = s->random += 0x9e3779b97f4a7c15U;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9U;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebU;
-    return (double)(int64_t)(z ^ z >> 31) * 0x1p-63;
-}
-
-/* Adds noise of 2.5e-6 relative L2 to a row. */
-static void move_output(suite *s, float *out)
-{
-    int n = 4 * s->height * s->width;
-    double squares = 0;
-    for (int i = 0; i < n; i++)
-        squares += (double)out[i] * (double)out[i];
-    double scale = 2.5e-6 * sqrt(3 * squares / n);
-    for (int i = 0; i < n; i++)
-        out[i] += (float)(scale * random_number(s));
 }
 
 static int network(void *self, const ks_net_row *rows, int n, ks_error *err)
@@ -348,8 +373,6 @@ static int network(void *self, const ks_net_row *rows, int n, ks_error *err)
     suite *s = self;
     if (ks_model_rows(s->at.model, rows, n, err) || s->at.ops->sync(s->at.ops, err))
         return -1;
-    for (int i = 0; i < n && s->moved; i++)
-        move_output(s, rows[i].out); /* the CPU's device memory is the host's */
     return 0;
 }
 
@@ -365,26 +388,27 @@ static void free_cases(suite *s)
         free(c->model);
         free(c->sigmas);
         free(c->batch_index);
-        free(c->result);
+        while (c->masks > 0)
+            free(c->mask[--c->masks]);
         golden_free(&c->latent);
     }
     s->items = s->next = 0;
 }
 
-static void run_engine(suite *s, bool moved)
+static void run_engine(suite *s)
 {
     ks_error err = KS_ERROR_NONE;
     ks_engine *engine = ks_engine_new(s->at.ops, ROWS, 1 << 20, &err);
     ks_engine_calls calls = {.self = s, .next = next_case, .done = case_done, .network = network};
     s->next = 0;
-    s->moved = moved;
     if (!engine || ks_engine_run(engine, &calls, &err) != 0)
         fail_msg("%s", err.text);
     ks_engine_stats stats;
     ks_engine_stats_get(engine, &stats);
-    print_message("%s %dx%d: %d cases, %d rows in %d calls, %d saved; network %.1f s, other %.1f s\n", s->weights,
-                  s->height, s->width, s->items, (int)stats.rows, (int)stats.calls, (int)stats.rows_saved,
-                  stats.network_seconds, stats.other_seconds);
+    print_message(
+        "%s %dx%d: %d cases, %d rows in %d calls, %d saved; network %.1f s, other %.1f s\n",
+        s->weights, s->height, s->width, s->items, (int)stats.rows, (int)stats.calls,
+        (int)stats.rows_saved, stats.network_seconds, stats.other_seconds);
     ks_engine_free(engine);
 }
 
@@ -396,24 +420,20 @@ static void run_size(suite *s, int height, int width)
     golden_walk(s->file, "/", "sampler", see_case, s);
     if (ks_model_plan(s->at.model, ROWS, height, width, &err) != 0)
         fail_msg("%s", err.text);
-    run_engine(s, false);
-    int beyond = 0;
-    for (int i = 0; i < s->items; i++)
-        beyond += s->item[i].result != NULL;
-    if (beyond > 0)
-        run_engine(s, true);
+    run_engine(s);
     free_cases(s);
 }
 
-/* Runs the file's cases of one model file; returns how many could not be run. */
-static int run_weights(suite *s, const char *weights)
+/* Runs the file's cases of one model file. */
+static void run_weights(suite *s, const char *weights)
 {
     char *path = ks_format("%s/%s.safetensors", TEST_DATA, weights);
     s->weights = weights;
-    s->height = s->width = s->size_count = s->skipped = 0;
+    s->height = s->width = s->size_count = 0;
     s->at = open_model_at(path, 0, 0, NULL);
     const ks_model_config *config = ks_model_config_of(s->at.model);
-    ks_model_sampling_init(&s->eps, KS_PREDICT_EPS, false, config->linear_start, config->linear_end);
+    ks_model_sampling_init(&s->eps, KS_PREDICT_EPS, false, config->linear_start,
+                           config->linear_end);
     ks_model_sampling_init(&s->v, KS_PREDICT_V, false, config->linear_start, config->linear_end);
     ks_model_sampling_init(&s->zsnr, KS_PREDICT_V, true, config->linear_start, config->linear_end);
     golden_walk(s->file, "/", "sampler", see_case, s);
@@ -426,25 +446,25 @@ static int run_weights(suite *s, const char *weights)
     s->conds = 0;
     close_model(&s->at);
     free(path);
-    return s->skipped;
 }
 
 /* Runs a whole file and fails if any case is off. */
-static int run_file(const char *name)
+static void run_file(const char *name)
 {
     suite s = {.file = golden_open(name)};
     s.worst = ks_calloc((size_t)ks_sampler_count(), sizeof *s.worst);
     s.runs = ks_calloc((size_t)ks_sampler_count(), sizeof *s.runs);
-    int skipped = run_weights(&s, "tiny-sd15") + run_weights(&s, "tiny-sdxl");
+    run_weights(&s, "tiny-sd15");
+    run_weights(&s, "tiny-sdxl");
     int runs = 0;
     for (int i = 0; i < ks_sampler_count(); i++) {
         runs += s.runs[i];
         if (s.runs[i])
-            print_message("%-32s %3d runs, worst error / tolerance %.2f\n", ks_sampler_at(i)->name, s.runs[i],
-                          s.worst[i]);
+            print_message("%-32s %3d runs, worst error / tolerance %.2f\n", ks_sampler_at(i)->name,
+                          s.runs[i], s.worst[i]);
     }
-    print_message("%s: %d runs, %d failed, %d within the network's error only, %d skipped\n", name, runs, s.failed,
-                  s.excused, skipped);
+    print_message("%s: %d runs, %d failed, %d known to be beyond their tolerance\n", name, runs,
+                  s.failed, s.known);
     golden_close(s.file);
     free(s.worst);
     free(s.runs);
@@ -452,17 +472,15 @@ static int run_file(const char *name)
     free(s.cond);
     assert_int_equal(s.failed, 0);
     assert_true(runs > 0);
-    assert_true(s.excused <= runs / 100);
-    return skipped;
 }
 
 static void every_sampler_matches_comfyui_on_every_scheduler_and_model(void **state)
 {
     (void)state;
-    assert_int_equal(run_file("samplers.h5"), 0);
+    run_file("samplers.h5");
 }
 
-static void features_without_areas_and_masks_match_comfyui(void **state)
+static void every_feature_matches_comfyui(void **state)
 {
     (void)state;
     run_file("features.h5");
@@ -472,7 +490,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_sampler_matches_comfyui_on_every_scheduler_and_model),
-        cmocka_unit_test(features_without_areas_and_masks_match_comfyui),
+        cmocka_unit_test(every_feature_matches_comfyui),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

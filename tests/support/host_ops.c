@@ -59,8 +59,49 @@ static void lincomb(ks_ops *ops, const ks_lincomb_op *op, int count)
         }
 }
 
-static void error_norm(ks_ops *ops, double *out, const float *a, const float *b, const float *c, int64_t n, double atol,
-                       double rtol)
+static void crop(ks_ops *ops, float *out, const float *x, int channels, int height, int width,
+                 ks_window at)
+{
+    (void)ops;
+    for (int c = 0; c < channels; c++)
+        for (int i = 0; i < at.h; i++)
+            for (int j = 0; j < at.w; j++)
+                out[(c * at.h + i) * at.w + j] = x[(c * height + at.y + i) * width + at.x + j];
+}
+
+static void blend(ks_ops *ops, const ks_blend_op *op)
+{
+    (void)ops;
+    for (int i = 0; i < op->channels * op->height * op->width; i++) {
+        int c = i / (op->height * op->width), y = i / op->width % op->height, x = i % op->width;
+        double sum = 0, total = 1e-37;
+        for (int k = 0; k < op->parts; k++) {
+            const ks_blend_part *p = &op->part[k];
+            int line = y - p->at.y, cell = x - p->at.x;
+            if (line < 0 || line >= p->at.h || cell < 0 || cell >= p->at.w)
+                continue;
+            double weight = p->scale * (p->map ? (double)p->map[line * p->at.w + cell] : 1);
+            double in = (double)p->in[(c * p->at.h + line) * p->at.w + cell];
+            sum += weight * (op->x_coef * (double)op->x[i] + op->in_coef * in);
+            total += weight;
+        }
+        op->out[i] = (float)(sum / total);
+    }
+}
+
+static void inpaint(ks_ops *ops, const ks_inpaint_op *op)
+{
+    (void)ops;
+    for (int64_t i = 0; i < op->channels * op->cells; i++) {
+        double m = (double)op->mask[i % op->cells], kept = 0;
+        for (int t = 0; t < op->terms; t++)
+            kept += op->coef[t] * (double)op->in[t][i];
+        op->out[i] = (float)(m * (double)op->x[i] + (1 - m) * kept);
+    }
+}
+
+static void error_norm(ks_ops *ops, double *out, const float *a, const float *b, const float *c,
+                       int64_t n, double atol, double rtol)
 {
     (void)ops;
     double sum = 0;
@@ -100,6 +141,9 @@ ks_ops *host_ops_new(void)
                       .download = download,
                       .sync = sync,
                       .lincomb = lincomb,
+                      .crop = crop,
+                      .blend = blend,
+                      .inpaint = inpaint,
                       .error_norm = error_norm,
                       .all_finite = all_finite,
                       .free = free_ops};

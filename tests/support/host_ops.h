@@ -1,4 +1,5 @@
-/* The lanes' part of a backend in plain host memory: tests of the lane engine need no network operations. */
+/* The lanes' part of a backend in plain host memory: tests of the lane engine need no network
+ * operations. */
 #ifndef TESTS_SUPPORT_HOST_OPS_H
 #define TESTS_SUPPORT_HOST_OPS_H
 

@@ -1,5 +1,5 @@
-/* A model of tests/golden or the demo, open on a CPU backend. Every failure fails the running test.
- */
+/* A model of tests/golden or the demo, open on the CPU backend, or with KSWEEP_TEST_DEVICE=cuda in the environment on the
+ * first GPU in fp32 (the program is skipped, exit 77, where there is none). Every failure fails the running test. */
 #ifndef TESTS_SUPPORT_OPEN_MODEL_H
 #define TESTS_SUPPORT_OPEN_MODEL_H
 
@@ -9,6 +9,9 @@
 
 #include <cmocka.h>
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "model/model.h"
 #include "model/safetensors.h"
 
@@ -16,6 +19,21 @@ typedef struct open_model {
     ks_ops *ops;
     ks_model *model;
 } open_model;
+
+static inline bool test_on_gpu(void)
+{
+    const char *device = getenv("KSWEEP_TEST_DEVICE");
+    return device && !strcmp(device, "cuda");
+}
+
+static inline ks_ops *open_test_device(int threads, ks_error *err)
+{
+    if (!test_on_gpu())
+        return ks_ops_cpu(threads, err);
+    if (!ks_cuda_device_count())
+        exit(77);
+    return ks_ops_cuda(0, "fp32", err);
+}
 
 static inline open_model open_model_at(const char *path, int threads, int parts,
                                        const char *tokenizer)
@@ -26,7 +44,7 @@ static inline open_model open_model_at(const char *path, int threads, int parts,
     ks_safetensors *st = ks_safetensors_open(path, &err);
     if (!st || ks_model_detect(st, &config, &err) != 0)
         fail_msg("%s", err.text);
-    o.ops = ks_ops_cpu(threads, &err);
+    o.ops = open_test_device(threads, &err);
     if (!o.ops)
         fail_msg("%s", err.text);
     o.model = ks_model_load(st, &config, o.ops, parts, tokenizer, &err);

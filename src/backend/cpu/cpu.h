@@ -158,6 +158,10 @@ void ks_cpu_from_floats(ks_ops *ops, ks_act y, const float *x);
 void ks_cpu_to_floats(ks_ops *ops, float *out, ks_act x);
 void ks_cpu_to_rgb(ks_ops *ops, uint8_t *rgb, ks_act x);
 void ks_cpu_lincomb(ks_ops *ops, const ks_lincomb_op *op, int count);
+void ks_cpu_crop(ks_ops *ops, float *out, const float *x, int channels, int height, int width,
+                 ks_window at);
+void ks_cpu_blend(ks_ops *ops, const ks_blend_op *op);
+void ks_cpu_inpaint(ks_ops *ops, const ks_inpaint_op *op);
 void ks_cpu_error_norm(ks_ops *ops, double *out, const float *a, const float *b, const float *c,
                        int64_t n, double atol, double rtol);
 void ks_cpu_all_finite(ks_ops *ops, int *out, const float *a, int64_t n);

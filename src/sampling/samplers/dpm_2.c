@@ -1,5 +1,5 @@
-/* DPM-Solver-2 as Karras et al. 2022 compare with it (arXiv 2206.00364, table 1): the midpoint method with its
- * middle half-way in log sigma (Lu et al. 2022, arXiv 2206.00927). */
+/* DPM-Solver-2 as Karras et al. 2022 compare with it (arXiv 2206.00364, table 1): the midpoint
+ * method with its middle half-way in log sigma (Lu et al. 2022, arXiv 2206.00927). */
 #include <math.h>
 
 #include "sampling/samplers/samplers.h"
@@ -15,8 +15,8 @@ static double middle(double sigma, double next)
 }
 
 /* The step from sigma to next > 0: x += (next - sigma) * derivative at the middle. */
-static void midpoint_step(ks_lane *lane, ks_tensor *x, const ks_tensor *denoised, double sigma, double next,
-                          ks_tensor *half_way, ks_tensor *there)
+static void midpoint_step(ks_lane *lane, ks_tensor *x, const ks_tensor *denoised, double sigma,
+                          double next, ks_tensor *half_way, ks_tensor *there)
 {
     double mid = middle(sigma, next), dt = next - sigma;
     ks_copy(lane, half_way, x);
@@ -29,7 +29,8 @@ static void midpoint_step(ks_lane *lane, ks_tensor *x, const ks_tensor *denoised
 int ks_sample_dpm_2(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
 {
     (void)err;
-    ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane), *there = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane),
+              *there = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         ks_denoise(lane, denoised, x, sigma[i]);
         if (sigma[i + 1] == 0)
@@ -41,10 +42,12 @@ int ks_sample_dpm_2(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_
 }
 
 /* The same to sigma_down, then fresh noise. */
-int ks_sample_dpm_2_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_dpm_2_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                              ks_error *err)
 {
     (void)err;
-    ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane), *there = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane),
+              *there = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         ks_denoise(lane, denoised, x, sigma[i]);
         ks_ancestral to = ks_ancestral_split(sigma[i], sigma[i + 1]);

@@ -1,12 +1,12 @@
-/* DPM-Solver++(2M) (Lu et al. 2022, "DPM-Solver++", arXiv 2211.01095, algorithm 2): a multistep method of 2nd order
- * in the data prediction, on lambda = -ln sigma. 1 evaluation a step. */
+/* DPM-Solver++(2M) (Lu et al. 2022, "DPM-Solver++", arXiv 2211.01095, algorithm 2): a multistep
+ * method of 2nd order in the data prediction, on lambda = -ln sigma. 1 evaluation a step. */
 #include <math.h>
 
 #include "sampling/samplers/samplers.h"
 #include "sampling/samplers/steps.h"
 
-/* 1 / (2 r) of step i, r being the last step's length in lambda over this one's; 0 where the method must start anew
- * or ends at sigma 0. */
+/* 1 / (2 r) of step i, r being the last step's length in lambda over this one's; 0 where the method
+ * must start anew or ends at sigma 0. */
 static double extrapolation(const double *sigma, int i)
 {
     if (i == 0 || sigma[i + 1] == 0)
@@ -25,7 +25,8 @@ int ks_sample_dpmpp_2m(ks_lane *lane, ks_tensor *x, const double *sigma, int n, 
             ks_euler_step(lane, x, denoised, sigma[i], sigma[i + 1]);
         else
             ks_lincomb(lane, x, 3,
-                       (ks_term[]){{ratio, x}, {(1 - ratio) * (1 + e), denoised}, {-(1 - ratio) * e, old}});
+                       (ks_term[]){
+                           {ratio, x}, {(1 - ratio) * (1 + e), denoised}, {-(1 - ratio) * e, old}});
         ks_tensor *swap = old;
         old = denoised;
         denoised = swap;
@@ -33,11 +34,14 @@ int ks_sample_dpmpp_2m(ks_lane *lane, ks_tensor *x, const double *sigma, int n, 
     return 0;
 }
 
-/* CFG++ (Chung et al. 2024, arXiv 2406.08070): x = D + ratio (x - U) + (1 - ratio) e (D - U_old). */
-int ks_sample_dpmpp_2m_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+/* CFG++ (Chung et al. 2024, arXiv 2406.08070): x = D + ratio (x - U) + (1 - ratio) e (D - U_old).
+ */
+int ks_sample_dpmpp_2m_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                              ks_error *err)
 {
     (void)err;
-    ks_tensor *denoised = ks_tensor_new(lane), *uncond = ks_tensor_new(lane), *old = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *uncond = ks_tensor_new(lane),
+              *old = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         ks_denoise_pair(lane, denoised, uncond, x, sigma[i]);
         double ratio = sigma[i + 1] / sigma[i], more = (1 - ratio) * extrapolation(sigma, i);

@@ -1,10 +1,12 @@
-/* DPM-Solver++(2S) with ancestral noise (Lu et al. 2022, "DPM-Solver++", arXiv 2211.01095, algorithm 1, r = 1/2):
- * a single-step method of 2nd order in the data prediction, the middle half-way in log sigma. */
+/* DPM-Solver++(2S) with ancestral noise (Lu et al. 2022, "DPM-Solver++", arXiv 2211.01095,
+ * algorithm 1, r = 1/2): a single-step method of 2nd order in the data prediction, the middle
+ * half-way in log sigma. */
 #include "sampling/samplers/samplers.h"
 #include "sampling/samplers/steps.h"
 
 /* 2 evaluations a step, 1 for the step to sigma 0. */
-int ks_sample_dpmpp_2s_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_dpmpp_2s_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                                 ks_error *err)
 {
     (void)err;
     ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane);
@@ -23,17 +25,20 @@ int ks_sample_dpmpp_2s_ancestral(ks_lane *lane, ks_tensor *x, const double *sigm
     return 0;
 }
 
-/* x = ratio * (x + denoised - uncond) + (1 - ratio) * target: the same exponential step along the unconditional
- * direction (CFG++, Chung et al. 2024, arXiv 2406.08070). In ComfyUI's second stage, uncond is the middle's while
- * denoised is still the start's; its results are matched. out may be x. */
-static void cfg_pp_step(ks_lane *lane, ks_tensor *out, const ks_tensor *x, const ks_tensor *denoised,
-                        const ks_tensor *uncond, const ks_tensor *target, double ratio)
+/* x = ratio * (x + denoised - uncond) + (1 - ratio) * target: the same exponential step along the
+ * unconditional direction (CFG++, Chung et al. 2024, arXiv 2406.08070). In ComfyUI's second stage,
+ * uncond is the middle's while denoised is still the start's; its results are matched. out may be
+ * x. */
+static void cfg_pp_step(ks_lane *lane, ks_tensor *out, const ks_tensor *x,
+                        const ks_tensor *denoised, const ks_tensor *uncond, const ks_tensor *target,
+                        double ratio)
 {
     ks_lincomb(lane, out, 4,
                (ks_term[]){{ratio, x}, {ratio, denoised}, {-ratio, uncond}, {1 - ratio, target}});
 }
 
-int ks_sample_dpmpp_2s_ancestral_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_dpmpp_2s_ancestral_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                                        ks_error *err)
 {
     (void)err;
     ks_tensor *denoised = ks_tensor_new(lane), *uncond = ks_tensor_new(lane);

@@ -1,23 +1,25 @@
-/* SDE samplers on Brownian noise, in the data prediction with eta = 1 (Lu et al. 2022, "DPM-Solver++",
- * arXiv 2211.01095, section 5), lambda = -ln sigma. Each comes with a *_gpu name, whose tree may draw from
- * the GPU's generator. */
+/* SDE samplers on Brownian noise, in the data prediction with eta = 1 (Lu et al. 2022,
+ * "DPM-Solver++", arXiv 2211.01095, section 5), lambda = -ln sigma. Each comes with a *_gpu name,
+ * whose tree may draw from the GPU's generator. */
 #include <math.h>
 
 #include "sampling/samplers/samplers.h"
 #include "sampling/samplers/steps.h"
 
 /* x += scale * the tree's noise from sigma to next. */
-static void add_brownian(ks_lane *lane, ks_tensor *x, ks_tensor *noise, double sigma, double next, bool gpu,
-                         double scale)
+static void add_brownian(ks_lane *lane, ks_tensor *x, ks_tensor *noise, double sigma, double next,
+                         bool gpu, double scale)
 {
     ks_brownian_step(lane, noise, sigma, next, gpu);
     ks_lincomb(lane, x, 2, (ks_term[]){{1, x}, {scale, noise}});
 }
 
-/* SDE-DPM-Solver++(2S): a single-step method, its middle (r = 1/2) half-way in lambda; 2 evaluations a step. */
+/* SDE-DPM-Solver++(2S): a single-step method, its middle (r = 1/2) half-way in lambda; 2
+ * evaluations a step. */
 static void sample_2s(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool gpu)
 {
-    ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane), *noise = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane),
+              *noise = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         double s = sigma[i], next = sigma[i + 1];
         ks_denoise(lane, denoised, x, s);
@@ -51,8 +53,9 @@ int ks_sample_dpmpp_sde_gpu(ks_lane *lane, ks_tensor *x, const double *sigma, in
     return 0;
 }
 
-/* The exponential integrator's weights for a step of length h in lambda and twice the decay (eta = 1):
- * phi_1 = 1 - e^-z of the constant part, phi_2 and phi_3 of the slope and the curvature, z = 2 h. */
+/* The exponential integrator's weights for a step of length h in lambda and twice the decay (eta =
+ * 1): phi_1 = 1 - e^-z of the constant part, phi_2 and phi_3 of the slope and the curvature, z = 2
+ * h. */
 typedef struct phis {
     double h, one, two, three;
 } phis;
@@ -65,22 +68,25 @@ static phis phis_of(double sigma, double next)
 }
 
 /* x decays, tends to the estimate `one * denoised`, and takes up the step's noise. */
-static void first_order(ks_lane *lane, ks_tensor *x, const ks_tensor *denoised, double sigma, double next, phis p)
+static void first_order(ks_lane *lane, ks_tensor *x, const ks_tensor *denoised, double sigma,
+                        double next, phis p)
 {
     ks_lincomb(lane, x, 2, (ks_term[]){{next / sigma * exp(-p.h), x}, {p.one, denoised}});
 }
 
-static void step_noise(ks_lane *lane, ks_tensor *x, ks_tensor *noise, double sigma, double next, bool gpu)
+static void step_noise(ks_lane *lane, ks_tensor *x, ks_tensor *noise, double sigma, double next,
+                       bool gpu)
 {
     double h = log(sigma / next);
     add_brownian(lane, x, noise, sigma, next, gpu, next * sqrt(-expm1(-2 * h)));
 }
 
-/* SDE-DPM-Solver++(2M): the slope of D comes from the last step. heun: weighted as Heun's method (phi_2),
- * else as the midpoint method (phi_1 / 2). 1 evaluation a step. */
+/* SDE-DPM-Solver++(2M): the slope of D comes from the last step. heun: weighted as Heun's method
+ * (phi_2), else as the midpoint method (phi_1 / 2). 1 evaluation a step. */
 static void sample_2m(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool heun, bool gpu)
 {
-    ks_tensor *denoised = ks_tensor_new(lane), *old = ks_tensor_new(lane), *noise = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *old = ks_tensor_new(lane),
+              *noise = ks_tensor_new(lane);
     double last = 0;
     for (int i = 0; i < n; i++) {
         double s = sigma[i], next = sigma[i + 1];
@@ -110,36 +116,42 @@ int ks_sample_dpmpp_2m_sde(ks_lane *lane, ks_tensor *x, const double *sigma, int
     return 0;
 }
 
-int ks_sample_dpmpp_2m_sde_gpu(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_dpmpp_2m_sde_gpu(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                               ks_error *err)
 {
     (void)err;
     sample_2m(lane, x, sigma, n, false, true);
     return 0;
 }
 
-int ks_sample_dpmpp_2m_sde_heun(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_dpmpp_2m_sde_heun(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                                ks_error *err)
 {
     (void)err;
     sample_2m(lane, x, sigma, n, true, false);
     return 0;
 }
 
-int ks_sample_dpmpp_2m_sde_heun_gpu(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_dpmpp_2m_sde_heun_gpu(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                                    ks_error *err)
 {
     (void)err;
     sample_2m(lane, x, sigma, n, true, true);
     return 0;
 }
 
-/* x += phi_2 * slope - phi_3 * curvature of D, by divided differences over this and the last two steps. r0 and r1: the
- * last two steps' lengths over this one's. */
-static void third_order(ks_lane *lane, ks_tensor *x, ks_tensor *const d[3], phis p, double r0, double r1)
+/* x += phi_2 * slope - phi_3 * curvature of D, by divided differences over this and the last two
+ * steps. r0 and r1: the last two steps' lengths over this one's. */
+static void third_order(ks_lane *lane, ks_tensor *x, ks_tensor *const d[3], phis p, double r0,
+                        double r1)
 {
     double share = r0 / (r0 + r1), both = 1 / (r0 + r1);
     double newer = p.two * (1 + share) - p.three * both; /* weight of (d0 - d1) / r0 */
     double older = -p.two * share + p.three * both;      /* weight of (d1 - d2) / r1 */
-    ks_lincomb(lane, x, 4,
-               (ks_term[]){{1, x}, {newer / r0, d[0]}, {older / r1 - newer / r0, d[1]}, {-older / r1, d[2]}});
+    ks_lincomb(
+        lane, x, 4,
+        (ks_term[]){
+            {1, x}, {newer / r0, d[0]}, {older / r1 - newer / r0, d[1]}, {-older / r1, d[2]}});
 }
 
 /* SDE-DPM-Solver++(3M). 1 evaluation a step. */
@@ -180,7 +192,8 @@ int ks_sample_dpmpp_3m_sde(ks_lane *lane, ks_tensor *x, const double *sigma, int
     return 0;
 }
 
-int ks_sample_dpmpp_3m_sde_gpu(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_dpmpp_3m_sde_gpu(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                               ks_error *err)
 {
     (void)err;
     sample_3m(lane, x, sigma, n, true);

@@ -1,5 +1,6 @@
-/* ER-SDE-Solver-3 (Cui et al. 2023, "Elucidating the solution space of extended reverse-time SDE for diffusion
- * models", arXiv 2309.06169, algorithm 3 with the VE form and noise scale (x) = x (e^(x^0.3) + 10)). 1 evaluation a step. */
+/* ER-SDE-Solver-3 (Cui et al. 2023, "Elucidating the solution space of extended reverse-time SDE
+ * for diffusion models", arXiv 2309.06169, algorithm 3 with the VE form and noise scale (x) = x
+ * (e^(x^0.3) + 10)). 1 evaluation a step. */
 #include <math.h>
 
 #include "sampling/samplers/samplers.h"
@@ -10,7 +11,8 @@ static double noise_scale(double x)
     return x * (exp(pow(x, 0.3)) + 10);
 }
 
-/* Left sums of 200 intervals over [next, sigma]: of 1 / noise_scale, and of (u - sigma) / noise_scale. */
+/* Left sums of 200 intervals over [next, sigma]: of 1 / noise_scale, and of (u - sigma) /
+ * noise_scale. */
 static void integrals(double sigma, double next, double *plain, double *first)
 {
     enum { POINTS = 200 };
@@ -26,7 +28,8 @@ static void integrals(double sigma, double next, double *plain, double *first)
 int ks_sample_er_sde(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
 {
     (void)err;
-    ks_tensor *denoised = ks_tensor_new(lane), *old = ks_tensor_new(lane), *noise = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *old = ks_tensor_new(lane),
+              *noise = ks_tensor_new(lane);
     ks_tensor *slope = ks_tensor_new(lane), *old_slope = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         double s = sigma[i], next = sigma[i + 1];

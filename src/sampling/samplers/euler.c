@@ -15,18 +15,21 @@ int ks_sample_euler(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_
     return 0;
 }
 
-/* DDIM (Song et al. 2021, arXiv 2010.02502) with eta 0 is Euler's method in these variables. ComfyUI seeds a
- * second noise with seed + 1 for inpainting, and refuses a seed that has no successor: so do we. */
+/* DDIM (Song et al. 2021, arXiv 2010.02502) with eta 0 is Euler's method in these variables.
+ * ComfyUI seeds a second noise with seed + 1 for inpainting, and refuses a seed that has no
+ * successor: so do we. */
 int ks_sample_ddim(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
 {
     if (ks_lane_seed(lane) == UINT64_MAX)
-        return ks_error_set(err, "sampler ddim needs seed + 1, which seed %llu has not; use a smaller seed",
-                            (unsigned long long)UINT64_MAX);
+        return ks_error_set(
+            err, "sampler ddim needs seed + 1, which seed %llu has not; use a smaller seed",
+            (unsigned long long)UINT64_MAX);
     return ks_sample_euler(lane, x, sigma, n, err);
 }
 
 /* Euler's step to sigma_down, then fresh noise: ancestral sampling. 1 evaluation a step. */
-int ks_sample_euler_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_euler_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                              ks_error *err)
 {
     (void)err;
     ks_tensor *denoised = ks_tensor_new(lane), *noise = ks_tensor_new(lane);
@@ -39,11 +42,12 @@ int ks_sample_euler_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, 
     return 0;
 }
 
-/* CFG++ (Chung et al. 2024, arXiv 2406.08070): the guided estimate is noised again along the unconditional
- * direction, x = D + down * (x - D_uncond) / sigma. */
+/* CFG++ (Chung et al. 2024, arXiv 2406.08070): the guided estimate is noised again along the
+ * unconditional direction, x = D + down * (x - D_uncond) / sigma. */
 static void sample_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool ancestral)
 {
-    ks_tensor *denoised = ks_tensor_new(lane), *uncond = ks_tensor_new(lane), *noise = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *uncond = ks_tensor_new(lane),
+              *noise = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         ks_denoise_pair(lane, denoised, uncond, x, sigma[i]);
         ks_ancestral to = {.down = sigma[i + 1]};
@@ -62,7 +66,8 @@ int ks_sample_euler_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int
     return 0;
 }
 
-int ks_sample_euler_ancestral_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_euler_ancestral_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                                     ks_error *err)
 {
     (void)err;
     sample_cfg_pp(lane, x, sigma, n, true);

@@ -1,10 +1,11 @@
-/* Gradient estimation (Permenter & Yuan 2024, "Interpreting and improving diffusion models from an optimization
- * perspective", arXiv 2306.04848, algorithm 2): Euler's step along d_bar = gamma d + (1 - gamma) d_old, gamma = 2.
- * 1 evaluation a step. */
+/* Gradient estimation (Permenter & Yuan 2024, "Interpreting and improving diffusion models from an
+ * optimization perspective", arXiv 2306.04848, algorithm 2): Euler's step along d_bar = gamma d +
+ * (1 - gamma) d_old, gamma = 2. 1 evaluation a step. */
 #include "sampling/samplers/samplers.h"
 #include "sampling/samplers/steps.h"
 
-/* cfg_pp: d points from the unconditional estimate and starts at the guided one (CFG++, arXiv 2406.08070). */
+/* cfg_pp: d points from the unconditional estimate and starts at the guided one (CFG++, arXiv
+ * 2406.08070). */
 static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool cfg_pp)
 {
     const double gamma = 2;
@@ -18,7 +19,8 @@ static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool 
             continue;
         }
         ks_derivative(lane, d, x, cfg_pp ? uncond : denoised, sigma[i]);
-        ks_lincomb(lane, x, i > 0 ? 3 : 2, (ks_term[]){{1, denoised}, {next + more, d}, {-more, old}});
+        ks_lincomb(lane, x, i > 0 ? 3 : 2,
+                   (ks_term[]){{1, denoised}, {next + more, d}, {-more, old}});
         ks_tensor *swap = old;
         old = d;
         d = swap;
@@ -26,13 +28,15 @@ static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool 
     return 0;
 }
 
-int ks_sample_gradient_estimation(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_gradient_estimation(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                                  ks_error *err)
 {
     (void)err;
     return sample(lane, x, sigma, n, false);
 }
 
-int ks_sample_gradient_estimation_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
+int ks_sample_gradient_estimation_cfg_pp(ks_lane *lane, ks_tensor *x, const double *sigma, int n,
+                                         ks_error *err)
 {
     (void)err;
     return sample(lane, x, sigma, n, true);

@@ -4,8 +4,8 @@
 #include "sampling/samplers/samplers.h"
 #include "sampling/samplers/steps.h"
 
-/* Multistep consistency sampling (Luo et al. 2023, "Latent consistency models", arXiv 2310.04378, algorithm 3):
- * x = D + next * fresh noise. 1 evaluation a step. */
+/* Multistep consistency sampling (Luo et al. 2023, "Latent consistency models", arXiv 2310.04378,
+ * algorithm 3): x = D + next * fresh noise. 1 evaluation a step. */
 int ks_sample_lcm(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
 {
     (void)err;
@@ -17,8 +17,9 @@ int ks_sample_lcm(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_er
     return 0;
 }
 
-/* DDPM's ancestral step (Ho et al. 2020, arXiv 2006.11239, algorithm 2 and equation 11) in variables of unit signal:
- * x / sqrt(1 + sigma^2) is DDPM's x, abar = 1 / (1 + sigma^2), and eps = (x - D) / sigma. 1 evaluation a step. */
+/* DDPM's ancestral step (Ho et al. 2020, arXiv 2006.11239, algorithm 2 and equation 11) in
+ * variables of unit signal: x / sqrt(1 + sigma^2) is DDPM's x, abar = 1 / (1 + sigma^2), and eps =
+ * (x - D) / sigma. 1 evaluation a step. */
 int ks_sample_ddpm(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
 {
     (void)err;

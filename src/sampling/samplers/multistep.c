@@ -1,6 +1,6 @@
-/* Linear multistep methods on dx/dsigma = d(x, sigma) = (x - D(x)) / sigma: Adams-Bashforth with the derivatives
- * of the last steps, 1 evaluation a step. They differ in how the derivative is continued into the step. The
- * step to sigma 0 is Euler's. */
+/* Linear multistep methods on dx/dsigma = d(x, sigma) = (x - D(x)) / sigma: Adams-Bashforth with
+ * the derivatives of the last steps, 1 evaluation a step. They differ in how the derivative is
+ * continued into the step. The step to sigma 0 is Euler's. */
 #include <math.h>
 
 #include "sampling/samplers/samplers.h"
@@ -11,7 +11,8 @@ enum { MAX_ORDER = 4 };
 /* The weights of d[0] (newest) .. d[order - 1] in the step from sigma[i] to sigma[i + 1]. */
 typedef void weights_fn(const double *sigma, int i, int order, double *weight);
 
-static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, int max_order, weights_fn *weights)
+static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, int max_order,
+                  weights_fn *weights)
 {
     ks_tensor *denoised = ks_tensor_new(lane), *d[MAX_ORDER];
     for (int k = 0; k < max_order; k++)
@@ -38,8 +39,9 @@ static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, int m
     return 0;
 }
 
-/* Integrals over the step of the Lagrange polynomials through the last `order` sigmas: variable-step
- * Adams-Bashforth (Hairer, Norsett & Wanner, "Solving ordinary differential equations I", III.5). */
+/* Integrals over the step of the Lagrange polynomials through the last `order` sigmas:
+ * variable-step Adams-Bashforth (Hairer, Norsett & Wanner, "Solving ordinary differential equations
+ * I", III.5). */
 static void adams_weights(const double *sigma, int i, int order, double *weight)
 {
     double node[MAX_ORDER], h = sigma[i + 1] - sigma[i];
@@ -54,12 +56,15 @@ static void adams_weights(const double *sigma, int i, int order, double *weight)
     }
 }
 
-/* Fixed-step Adams-Bashforth weights, whatever the steps' lengths (Zhang & Chen 2023, "Fast sampling of diffusion
- * models with exponential integrator", arXiv 2204.13902: iPNDM; Liu et al. 2022, PNDM, arXiv 2202.09778). */
+/* Fixed-step Adams-Bashforth weights, whatever the steps' lengths (Zhang & Chen 2023, "Fast
+ * sampling of diffusion models with exponential integrator", arXiv 2204.13902: iPNDM; Liu et al.
+ * 2022, PNDM, arXiv 2202.09778). */
 static void fixed_weights(const double *sigma, int i, int order, double *weight)
 {
-    static const double table[MAX_ORDER][MAX_ORDER] = {
-        {1}, {3 / 2., -1 / 2.}, {23 / 12., -16 / 12., 5 / 12.}, {55 / 24., -59 / 24., 37 / 24., -9 / 24.}};
+    static const double table[MAX_ORDER][MAX_ORDER] = {{1},
+                                                       {3 / 2., -1 / 2.},
+                                                       {23 / 12., -16 / 12., 5 / 12.},
+                                                       {55 / 24., -59 / 24., 37 / 24., -9 / 24.}};
     for (int k = 0; k < order; k++)
         weight[k] = (sigma[i + 1] - sigma[i]) * table[order - 1][k];
 }
@@ -76,17 +81,19 @@ int ks_sample_ipndm(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_
     return sample(lane, x, sigma, n, 4, fixed_weights);
 }
 
-/* iPNDM-v (Zhang & Chen 2023): the extrapolation in Newton's divided differences for the steps' own lengths, h
- * this one, h1, h2, h3 the last ones. Up to the second order that is adams_weights; the weights of the second and
- * third difference and the third one's last term are those of the method's published code, which differ from the
- * integrals (third order exact for equal steps only) and are what ComfyUI computes. */
+/* iPNDM-v (Zhang & Chen 2023): the extrapolation in Newton's divided differences for the steps' own
+ * lengths, h this one, h1, h2, h3 the last ones. Up to the second order that is adams_weights; the
+ * weights of the second and third difference and the third one's last term are those of the
+ * method's published code, which differ from the integrals (third order exact for equal steps only)
+ * and are what ComfyUI computes. */
 static void ipndm_v_weights(const double *sigma, int i, int order, double *weight)
 {
     if (order < 3) {
         adams_weights(sigma, i, order, weight);
         return;
     }
-    double h = sigma[i + 1] - sigma[i], h1 = sigma[i] - sigma[i - 1], h2 = sigma[i - 1] - sigma[i - 2];
+    double h = sigma[i + 1] - sigma[i], h1 = sigma[i] - sigma[i - 1],
+           h2 = sigma[i - 1] - sigma[i - 2];
     double r1 = h1 / h2, third = h / (3 * (h + h1));
     double first = h / (2 * h1), second = (1 - third * h * (h + h1) / (h1 * (h1 + h2))) / 2;
     weight[0] = h * (1 + first + second);
@@ -111,8 +118,9 @@ int ks_sample_ipndm_v(ks_lane *lane, ks_tensor *x, const double *sigma, int n, k
 
 /* --- DEIS --- */
 
-/* The VP time of a sigma, beta linear in time, for which sigma(0.001) = 0.002 and sigma(1) = 80 (Song et al. 2021,
- * arXiv 2011.13456; Karras et al. 2022, table 1): ln(sigma^2 + 1) = beta_d t^2 / 2 + beta_min t. */
+/* The VP time of a sigma, beta linear in time, for which sigma(0.001) = 0.002 and sigma(1) = 80
+ * (Song et al. 2021, arXiv 2011.13456; Karras et al. 2022, table 1): ln(sigma^2 + 1) = beta_d t^2 /
+ * 2 + beta_min t. */
 typedef struct vp_time {
     double beta_d, beta_min;
 } vp_time;
@@ -126,7 +134,8 @@ static vp_time vp_time_new(void)
 
 static double time_of(vp_time vp, double sigma)
 {
-    return (sqrt(vp.beta_min * vp.beta_min + 2 * vp.beta_d * log1p(sigma * sigma)) - vp.beta_min) / vp.beta_d;
+    return (sqrt(vp.beta_min * vp.beta_min + 2 * vp.beta_d * log1p(sigma * sigma)) - vp.beta_min) /
+           vp.beta_d;
 }
 
 /* dsigma/dt = (beta_d t + beta_min) / 2 * e^L / sqrt(e^L - 1), L = ln(sigma^2 + 1). */
@@ -136,8 +145,10 @@ static double sigma_slope(vp_time vp, double t)
     return (vp.beta_d * t + vp.beta_min) / 2 * exp(log_variance) / sqrt(expm1(log_variance));
 }
 
-/* The integrand: Lagrange polynomial in t, given by its coefficients in (t - origin) / h, times dsigma/dt. */
-static double integrand(vp_time vp, const double *c, int order, double origin, double h, double share)
+/* The integrand: Lagrange polynomial in t, given by its coefficients in (t - origin) / h, times
+ * dsigma/dt. */
+static double integrand(vp_time vp, const double *c, int order, double origin, double h,
+                        double share)
 {
     double value = 0;
     for (int k = order - 1; k >= 0; k--)
@@ -145,9 +156,9 @@ static double integrand(vp_time vp, const double *c, int order, double origin, d
     return value * sigma_slope(vp, origin + share * h);
 }
 
-/* DEIS "tab" (Zhang & Chen 2023, arXiv 2204.13902, eq. 15): the derivative is a polynomial in the VP time. The
- * reference integrates with 10000 points, both ends included, each times h / 10000: that sum is
- * (1 - 1/N) * integral + h (f(0) + f(1)) / 2N up to 1e-9. The integral is Simpson's. */
+/* DEIS "tab" (Zhang & Chen 2023, arXiv 2204.13902, eq. 15): the derivative is a polynomial in the
+ * VP time. The reference integrates with 10000 points, both ends included, each times h / 10000:
+ * that sum is (1 - 1/N) * integral + h (f(0) + f(1)) / 2N up to 1e-9. The integral is Simpson's. */
 static void deis_weights(const double *sigma, int i, int order, double *weight)
 {
     enum { INTERVALS = 256 };

@@ -1,6 +1,7 @@
-/* SA-Solver: a stochastic Adams predictor of order 3 and corrector of order 4 in the data prediction (Xue et al. 2023,
- * arXiv 2309.05019, algorithm 1), on lambda = -ln sigma. tau(sigma) = 1 between percent_to_sigma(0.2) and (0.8), else 0
- * (an ODE step). 1 evaluation a step; PECE evaluates the corrected state again. */
+/* SA-Solver: a stochastic Adams predictor of order 3 and corrector of order 4 in the data
+ * prediction (Xue et al. 2023, arXiv 2309.05019, algorithm 1), on lambda = -ln sigma. tau(sigma) =
+ * 1 between percent_to_sigma(0.2) and (0.8), else 0 (an ODE step). 1 evaluation a step; PECE
+ * evaluates the corrected state again. */
 #include <math.h>
 
 #include "sampling/samplers/samplers.h"
@@ -16,9 +17,11 @@ static void moments(double h, double c, int count, double *moment)
         moment[k] = -pow(-h, k) * exp(-c * h) - k / c * moment[k - 1];
 }
 
-/* weight[j] of the estimate at node[j] (sigmas, newest first) in a step to sigma `next`: the integral of its Lagrange
- * polynomial in lambda against (1 + tau^2) e^(-(1 + tau^2)(lambda_next - lambda)), equations 14 and 17. */
-static void adams_weights(const double *node, int order, double sigma, double next, double tau, double *weight)
+/* weight[j] of the estimate at node[j] (sigmas, newest first) in a step to sigma `next`: the
+ * integral of its Lagrange polynomial in lambda against (1 + tau^2) e^(-(1 + tau^2)(lambda_next -
+ * lambda)), equations 14 and 17. */
+static void adams_weights(const double *node, int order, double sigma, double next, double tau,
+                          double *weight)
 {
     double u[CORRECTOR], moment[CORRECTOR], h = log(sigma / next);
     moments(h, 1 + tau * tau, order, moment);
@@ -34,8 +37,9 @@ static void adams_weights(const double *node, int order, double sigma, double ne
 }
 
 /* out = decayed x + weighted estimates + scale * noise. */
-static void adams_step(ks_lane *lane, ks_tensor *out, const ks_tensor *x, ks_tensor *const *estimate, int order,
-                       const double *weight, double sigma, double next, double tau, const ks_tensor *noise, double scale)
+static void adams_step(ks_lane *lane, ks_tensor *out, const ks_tensor *x,
+                       ks_tensor *const *estimate, int order, const double *weight, double sigma,
+                       double next, double tau, const ks_tensor *noise, double scale)
 {
     ks_term term[CORRECTOR + 2] = {{next / sigma * exp(-tau * tau * log(sigma / next)), x}};
     for (int k = 0; k < order; k++)
@@ -44,7 +48,8 @@ static void adams_step(ks_lane *lane, ks_tensor *out, const ks_tensor *x, ks_ten
     ks_lincomb(lane, out, scale > 0 ? order + 2 : order + 1, term);
 }
 
-/* Orders that step i of n may use: no more than there are estimates, and lower ones near a sigma of 0. */
+/* Orders that step i of n may use: no more than there are estimates, and lower ones near a sigma of
+ * 0. */
 static int predictor_order(const double *sigma, int n, int i)
 {
     int order = i + 1 < PREDICTOR ? i + 1 : PREDICTOR;
@@ -62,7 +67,8 @@ static int corrector_order(const double *sigma, int n, int i, bool pece)
 static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool pece)
 {
     const ks_model_sampling *ms = ks_lane_model_sampling(lane);
-    double high = ks_percent_to_sigma(ms, 0.2), low = ks_percent_to_sigma(ms, 0.8), tau = 0, scale = 0;
+    double high = ks_percent_to_sigma(ms, 0.2), low = ks_percent_to_sigma(ms, 0.8), tau = 0,
+           scale = 0;
     ks_tensor *predicted = ks_tensor_new(lane), *noise = ks_tensor_new(lane), *e[CORRECTOR];
     double node[CORRECTOR] = {0}, weight[CORRECTOR];
     for (int k = 0; k < CORRECTOR; k++)

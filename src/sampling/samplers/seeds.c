@@ -1,5 +1,6 @@
-/* SEEDS: exponential SDE solvers (Gonzalez et al. 2023, arXiv 2305.14267), eta = 1, on lambda = -ln sigma. The noise of
- * a step is drawn by sections, each of which reaches the stages that come after it. */
+/* SEEDS: exponential SDE solvers (Gonzalez et al. 2023, arXiv 2305.14267), eta = 1, on lambda = -ln
+ * sigma. The noise of a step is drawn by sections, each of which reaches the stages that come after
+ * it. */
 #include <math.h>
 
 #include "sampling/samplers/samplers.h"
@@ -8,7 +9,7 @@
 /* A step from sigma to next: h in lambda, and the sigmas of its stages. */
 typedef struct seeds_step {
     double sigma, h;
-    int sections;   /* equal ones */
+    int sections;    /* equal ones */
     double stage[3]; /* sigma at the end of each section; the last is next */
 } seeds_step;
 
@@ -21,15 +22,18 @@ static seeds_step step_of(double sigma, double next, int sections)
     return s;
 }
 
-/* out = the solution at the end of section k: x's decay, the constant part of the first estimate, `more` times
- * (last estimate - first), and the noise of the sections so far, decayed since. */
+/* out = the solution at the end of section k: x's decay, the constant part of the first estimate,
+ * `more` times (last estimate - first), and the noise of the sections so far, decayed since. */
 static void advance(ks_lane *lane, const seeds_step *s, int k, ks_tensor *out, const ks_tensor *x,
-                    const ks_tensor *first, const ks_tensor *last, double more, ks_tensor *const *noise)
+                    const ks_tensor *first, const ks_tensor *last, double more,
+                    ks_tensor *const *noise)
 {
     double section = s->h / s->sections, way = (k + 1) * section, constant = -expm1(-2 * way);
-    ks_term term[6] = {{s->stage[k] / s->sigma * exp(-way), x}, {constant - more, first}, {more, last}};
+    ks_term term[6] = {
+        {s->stage[k] / s->sigma * exp(-way), x}, {constant - more, first}, {more, last}};
     for (int j = 0; j <= k; j++)
-        term[3 + j] = (ks_term){s->stage[k] * exp(-(k - j) * section) * sqrt(-expm1(-2 * section)), noise[j]};
+        term[3 + j] =
+            (ks_term){s->stage[k] * exp(-(k - j) * section) * sqrt(-expm1(-2 * section)), noise[j]};
     ks_lincomb(lane, out, 3 + k + 1, term);
 }
 
@@ -43,7 +47,8 @@ static double slope_part(double z)
 int ks_sample_seeds_2(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
 {
     (void)err;
-    ks_tensor *denoised = ks_tensor_new(lane), *there = ks_tensor_new(lane), *ahead = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *there = ks_tensor_new(lane),
+              *ahead = ks_tensor_new(lane);
     ks_tensor *noise[2] = {ks_tensor_new(lane), ks_tensor_new(lane)};
     for (int i = 0; i < n; i++) {
         ks_denoise(lane, denoised, x, sigma[i]);
@@ -65,7 +70,8 @@ int ks_sample_seeds_2(ks_lane *lane, ks_tensor *x, const double *sigma, int n, k
 int ks_sample_seeds_3(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
 {
     (void)err;
-    ks_tensor *denoised = ks_tensor_new(lane), *there = ks_tensor_new(lane), *ahead = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *there = ks_tensor_new(lane),
+              *ahead = ks_tensor_new(lane);
     ks_tensor *noise[3] = {ks_tensor_new(lane), ks_tensor_new(lane), ks_tensor_new(lane)};
     for (int i = 0; i < n; i++) {
         ks_denoise(lane, denoised, x, sigma[i]);

@@ -31,12 +31,14 @@ ks_ancestral ks_ancestral_split(double sigma, double next)
     return (ks_ancestral){.down = (double)sqrtf(to2 - up2), .up = (double)up};
 }
 
-void ks_euler_step(ks_lane *lane, ks_tensor *x, const ks_tensor *denoised, double sigma, double next)
+void ks_euler_step(ks_lane *lane, ks_tensor *x, const ks_tensor *denoised, double sigma,
+                   double next)
 {
     ks_lincomb(lane, x, 2, (ks_term[]){{next / sigma, x}, {1 - next / sigma, denoised}});
 }
 
-void ks_derivative(ks_lane *lane, ks_tensor *d, const ks_tensor *x, const ks_tensor *denoised, double sigma)
+void ks_derivative(ks_lane *lane, ks_tensor *d, const ks_tensor *x, const ks_tensor *denoised,
+                   double sigma)
 {
     ks_lincomb(lane, d, 2, (ks_term[]){{1 / sigma, x}, {-1 / sigma, denoised}});
 }

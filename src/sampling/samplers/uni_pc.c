@@ -1,6 +1,7 @@
-/* UniPC: unified predictor-corrector of order 3 in the data prediction (Zhao et al. 2023, arXiv 2302.04867,
- * algorithms 5 and 6), on lambda = -ln sigma; B(h) = h (bh1) or e^h - 1 (bh2). The corrector reuses the next step's
- * evaluation: 1 a step, none for the last. A final sigma of 0 becomes 0.001. */
+/* UniPC: unified predictor-corrector of order 3 in the data prediction (Zhao et al. 2023, arXiv
+ * 2302.04867, algorithms 5 and 6), on lambda = -ln sigma; B(h) = h (bh1) or e^h - 1 (bh2). The
+ * corrector reuses the next step's evaluation: 1 a step, none for the last. A final sigma of 0
+ * becomes 0.001. */
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -40,8 +41,9 @@ static void solve(int order, double a[ORDER][ORDER], double *b, double *rho)
     }
 }
 
-/* rho for `count` differences at the shares r of the step: sum_k rho_k r_k^(i - 1) = i! phi_(i+1)(-h) h / B for
- * i = 1 .. count (equation 9, with the sign of -h kept in both). One difference alone takes 1/2. */
+/* rho for `count` differences at the shares r of the step: sum_k rho_k r_k^(i - 1) = i!
+ * phi_(i+1)(-h) h / B for i = 1 .. count (equation 9, with the sign of -h kept in both). One
+ * difference alone takes 1/2. */
 static void difference_weights(int count, const double *r, double h, double b_of_h, double *rho)
 {
     double a[ORDER][ORDER], b[ORDER], phi = expm1(-h) / -h - 1, factorial = 1;
@@ -59,10 +61,10 @@ static void difference_weights(int count, const double *r, double h, double b_of
     solve(count, a, b, rho);
 }
 
-/* out = the step from sigma[step - 1] to sigma[step] by the estimates m[0] (newest) .. m[order - 1], and with `next`
- * the estimate at its end (the corrector). */
-static void uni_step(ks_lane *lane, ks_tensor *out, const ks_tensor *x, const double *sigma, int step, int order,
-                     ks_tensor *const *m, const ks_tensor *next, bool bh2)
+/* out = the step from sigma[step - 1] to sigma[step] by the estimates m[0] (newest) .. m[order -
+ * 1], and with `next` the estimate at its end (the corrector). */
+static void uni_step(ks_lane *lane, ks_tensor *out, const ks_tensor *x, const double *sigma,
+                     int step, int order, ks_tensor *const *m, const ks_tensor *next, bool bh2)
 {
     double ratio = sigma[step] / sigma[step - 1], h = -log(ratio), b_of_h = bh2 ? expm1(-h) : -h;
     double r[ORDER], rho[ORDER], base = 1 - ratio;

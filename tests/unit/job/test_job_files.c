@@ -74,6 +74,10 @@ static void the_examples_load(void **state)
     job = shipped_job("examples/img2img.json", 7);
     assert_true(job->denoise[0] == 0.3 && job->denoise[3] == 0.6 && job->denoise[6] == 0.9);
     ks_job_free(job);
+    job = shipped_job("examples/regions.json", 6);
+    assert_true(job->positive[0].item[1].region->area[3] == 112);
+    assert_true(job->positive[1].item[0].region->shares);
+    ks_job_free(job);
 }
 
 int main(void)

@@ -118,6 +118,31 @@ static void the_reading_of_the_model_counts(void **state)
     assert_true(same_key(NULL, "zsnr=false", "euler"));
 }
 
+static void the_advanced_node_counts_where_it_differs(void **state)
+{
+    (void)state;
+    static const char *const others[] = {"add_noise=false", "start_at_step=3", "end_at_step=3"};
+    assert_true(same_key(NULL, "add_noise=true", "euler"));
+    assert_true(same_key(NULL, "start_at_step=0", "euler"));
+    assert_true(same_key(NULL, "end_at_step=10000", "euler"));
+    assert_true(same_key(NULL, "return_with_leftover_noise=true", "euler"));
+    for (int i = 0; i < 3; i++) {
+        assert_false(same_key(NULL, others[i], "euler"));
+        assert_false(same_key(others[i], others[(i + 1) % 3], "euler"));
+    }
+    const char cut[] = "{\"ksweep\": 1, \"model\": \"m\", \"positive\": \"\", \"end_at_step\": 3,"
+                       " \"latent_image\": {\"width\": 64, \"height\": 64}, \"output\": {\"file\": "
+                       "\"o\"}}";
+    const ks_hash128 value[3] = {digest_of("a"), digest_of("b"), digest_of("c")};
+    ks_job_digests digests = digests_of(value);
+    ks_sample s = some_sample("euler");
+    ks_job *without = load_job(cut, NULL), *with = load_job(cut, "return_with_leftover_noise=true");
+    ks_hash128 a = ks_job_key(without, &digests, &s), b = ks_job_key(with, &digests, &s);
+    assert_false(ks_hash_equal(&a, &b));
+    ks_job_free(without);
+    ks_job_free(with);
+}
+
 static void the_noise_device_counts_only_where_noise_is_drawn(void **state)
 {
     (void)state;
@@ -181,6 +206,7 @@ int main(void)
         cmocka_unit_test(exchanged_conditionings_are_another_sample),
         cmocka_unit_test(what_does_not_change_the_bits_does_not_count),
         cmocka_unit_test(the_reading_of_the_model_counts),
+        cmocka_unit_test(the_advanced_node_counts_where_it_differs),
         cmocka_unit_test(the_noise_device_counts_only_where_noise_is_drawn),
         cmocka_unit_test(minus_zero_is_zero),
         cmocka_unit_test(keys_do_not_change_between_releases),

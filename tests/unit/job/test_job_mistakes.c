@@ -264,7 +264,7 @@ static const mistake setting_mistakes[] = {
      "noise_device: \"cuda:99999999999999999999999999\" does not fit; give \"cuda\", \"cuda:N\" "
      "for a chip of N multiprocessors, or \"cpu\""},
     {"precision=float",
-     "precision: \"float\" does not fit; give \"auto\" or \"fp32\""},
+     "precision: \"float\" does not fit; give \"auto\" or \"fp32\" or \"fp16\" or \"bf16\""},
     {"prediction=x",
      "prediction: \"x\" does not fit; give \"auto\" or \"eps\" or \"v\""},
     {"zsnr=1",
@@ -278,7 +278,7 @@ static const mistake setting_mistakes[] = {
     {"parallel={\"batchrows\":1}",
      "parallel: unknown key \"batchrows\"; did you mean \"batch_rows\"?"},
     {"device=gpu",
-     "device: \"gpu\" does not fit; give \"auto\" or \"cpu\""},
+     "device: \"gpu\" does not fit; give \"auto\" or \"cpu\" or \"cuda\""},
     {"output=x.h5",
      "output: \"x.h5\" does not fit; give {\"file\": \"out.h5\"}"},
     {"output={}",
@@ -298,49 +298,83 @@ static const mistake key_mistakes[] = {
      "unknown key \"steps_\"; did you mean \"steps\"?"},
 };
 
+static const mistake region_mistakes[] = {
+    {"positive={\"text\":\"a\",\"area\":64}",
+     "positive.area: 64 does not fit; give [height, width, y, x] in pixels, or {\"percentage\": "
+     "[height, width, y, x]} in shares of the picture"},
+    {"positive={\"text\":\"a\",\"area\":[64,64,0]}",
+     "positive.area: [64,64,0] does not fit; give [height, width, y, x] in pixels, or "
+     "{\"percentage\": [height, width, y, x]} in shares of the picture"},
+    {"positive={\"text\":\"a\",\"area\":[64,7,0,0]}",
+     "positive.area[1]: 7 does not fit; give whole pixels from 8 to 16384"},
+    {"positive={\"text\":\"a\",\"area\":[64,64,-8,0]}",
+     "positive.area[2]: -8 does not fit; give whole pixels from 0 to 16384"},
+    {"positive={\"text\":\"a\",\"area\":[64,64,0,0.5]}",
+     "positive.area[3]: 0.5 does not fit; give whole pixels from 0 to 16384"},
+    {"positive={\"text\":\"a\",\"area\":[\"percentage\",0.5,0.5,0,0]}",
+     "positive.area: [\"percentage\",0.5,0.5,0,0] does not fit; give [height, width, y, x] in "
+     "pixels, or {\"percentage\": [height, width, y, x]} in shares of the picture"},
+    {"positive={\"text\":\"a\",\"area\":{}}",
+     "positive.area: {} does not fit; give [height, width, y, x] in pixels, or {\"percentage\": "
+     "[height, width, y, x]} in shares of the picture"},
+    {"positive={\"text\":\"a\",\"area\":{\"percent\":[0,0,0,0]}}",
+     "positive.area: unknown key \"percent\"; did you mean \"percentage\"?"},
+    {"positive={\"text\":\"a\",\"area\":{\"percentage\":[0.5,50,0,0]}}",
+     "positive.area.percentage[1]: 50 does not fit; give a share of the picture from 0 to 1"},
+    {"positive={\"text\":\"a\",\"mask\":\"m.png\"}",
+     "positive.mask: \"m.png\" does not fit; give {\"file\": \"m.safetensors\", \"tensor\": "
+     "\"NAME\"}"},
+    {"positive={\"text\":\"a\",\"mask\":{\"tensor\":\"m\"}}",
+     "positive.mask.file: is missing; give the path of a safetensors, HDF5 or PNG file"},
+    {"positive={\"text\":\"a\",\"mask\":{\"file\":\"m.st\",\"tensor\":\"\"}}",
+     "positive.mask.tensor: \"\" does not fit; give the name of a tensor or data set in the file, "
+     "or of a PNG's channel"},
+    {"positive={\"text\":\"a\",\"mask\":{\"file\":\"m.st\",\"tensors\":\"m\"}}",
+     "positive.mask: unknown key \"tensors\"; did you mean \"tensor\"?"},
+    {"positive={\"text\":\"a\",\"mask_strength\":1}",
+     "positive.mask_strength: belongs to a mask that is not there; give \"mask\" or remove it"},
+    {"positive={\"text\":\"a\",\"mask\":{\"file\":\"m.png\"},\"mask_strength\":-1}",
+     "positive.mask_strength: -1 does not fit; give a number from 0 to 1000"},
+    {"positive={\"text\":\"a\",\"area\":[64,64,0,0],\"set_area_to_bounds\":false}",
+     "positive.set_area_to_bounds: belongs to a mask that is not there; give \"mask\" or remove it"},
+    {"positive={\"text\":\"a\",\"set_area_to_bounds\":1}",
+     "positive.set_area_to_bounds: 1 does not fit; give true or false"},
+    {"latent_image={\"width\":512,\"height\":512,\"noise_mask\":\"m.png\"}",
+     "latent_image.noise_mask: \"m.png\" does not fit; give {\"file\": \"m.safetensors\", "
+     "\"tensor\": \"NAME\"}"},
+    {"latent_image={\"width\":512,\"height\":512,\"noise_mask\":{}}",
+     "latent_image.noise_mask.file: is missing; give the path of a safetensors, HDF5 or PNG file"},
+};
+
+static const mistake advanced_mistakes[] = {
+    {"add_noise=enable",
+     "add_noise: \"enable\" does not fit; give true or false"},
+    {"start_at_step=-1",
+     "start_at_step: -1 does not fit; give a whole number from 0 to 10000"},
+    {"start_at_step=[1,2]",
+     "start_at_step: [1,2] does not fit; give a whole number from 0 to 10000"},
+    {"end_at_step=10001",
+     "end_at_step: 10001 does not fit; give a whole number from 0 to 10000"},
+    {"end_at_step=2.5",
+     "end_at_step: 2.5 does not fit; give a whole number from 0 to 10000"},
+    {"return_with_leftover_noise=0",
+     "return_with_leftover_noise: 0 does not fit; give true or false"},
+};
+
 /* What the format has and this version has not. */
 static const mistake unsupported[] = {
-    {"positive={\"text\":\"a\",\"area\":[64,64,0,0]}",
-     "positive.area: area conditioning is not supported in this version; remove it"},
-    {"positive={\"text\":\"a\",\"mask\":{\"file\":\"m.st\",\"tensor\":\"m\"}}",
-     "positive.mask: mask conditioning is not supported in this version; remove it"},
-    {"positive={\"text\":\"a\",\"mask_strength\":1}",
-     "positive.mask_strength: mask conditioning is not supported in this version; remove it"},
-    {"positive={\"text\":\"a\",\"set_area_to_bounds\":true}",
-     "positive.set_area_to_bounds: mask conditioning is not supported in this version; remove it"},
-    {"latent_image={\"width\":512,\"height\":512,\"noise_mask\":{\"file\":\"m.png\"}}",
-     "latent_image.noise_mask: inpainting with a noise mask is not supported in this version; "
-     "remove it"},
     {"latent_image={\"image\":\"x.png\"}",
      "latent_image.image: a picture as latent is not supported in this version; encode it and "
      "give {\"file\": \"x.latent\"}"},
     {"sampler_name=exp_heun_2_x0",
      "sampler_name: ComfyUI's sampler \"exp_heun_2_x0\" is not supported in this version; give "
      "another, such as \"euler\""},
-    {"precision=fp16",
-     "precision: \"fp16\" is not supported in this version; give \"auto\" or \"fp32\""},
-    {"precision=bf16",
-     "precision: \"bf16\" is not supported in this version; give \"auto\" or \"fp32\""},
     {"precision=fp8",
-     "precision: \"fp8\" is not supported in this version; give \"auto\" or \"fp32\""},
+     "precision: \"fp8\" is not supported in this version; give \"auto\", \"fp16\" or \"fp32\""},
     {"parallel={\"tensor\":2}",
      "parallel.tensor: tensor parallelism is not supported in this version; give 1 or remove it"},
     {"parallel={\"rows\":2}",
      "parallel.rows: row parallelism is not supported in this version; give 1 or remove it"},
-    {"device=cuda",
-     "device: \"cuda\" is not supported in this version; give \"auto\" or \"cpu\""},
-    {"add_noise=true",
-     "add_noise: KSampler (Advanced) is not supported in this version; remove it"},
-    {"start_at_step=3",
-     "start_at_step: KSampler (Advanced) is not supported in this version; remove it and use "
-     "denoise"},
-    {"end_at_step=3",
-     "end_at_step: KSampler (Advanced) is not supported in this version; remove it"},
-    {"return_with_leftover_noise=false",
-     "return_with_leftover_noise: KSampler (Advanced) is not supported in this version; remove it"},
-    {"sweep=[]",
-     "sweep: a sweep of zipped axes is not supported in this version; remove it: every value of "
-     "an axis meets every value of the others"},
 };
 
 static void all_are_refused(const mistake *mistakes, size_t count)
@@ -355,6 +389,18 @@ static void a_wrong_version_or_model_is_refused(void **state)
 {
     (void)state;
     ALL_ARE_REFUSED(version_and_model_mistakes);
+}
+
+static void wrong_areas_and_masks_are_refused(void **state)
+{
+    (void)state;
+    ALL_ARE_REFUSED(region_mistakes);
+}
+
+static void wrong_settings_of_the_advanced_node_are_refused(void **state)
+{
+    (void)state;
+    ALL_ARE_REFUSED(advanced_mistakes);
 }
 
 static void wrong_conditionings_are_refused(void **state)
@@ -489,6 +535,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_wrong_version_or_model_is_refused),
         cmocka_unit_test(wrong_conditionings_are_refused),
+        cmocka_unit_test(wrong_areas_and_masks_are_refused),
+        cmocka_unit_test(wrong_settings_of_the_advanced_node_are_refused),
         cmocka_unit_test(wrong_latents_are_refused),
         cmocka_unit_test(wrong_widget_values_are_refused),
         cmocka_unit_test(wrong_seeds_are_refused),

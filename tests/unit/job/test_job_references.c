@@ -70,6 +70,53 @@ static void the_whole_vector_may_stand_for_pooled(void **state)
     ks_job_free(job);
 }
 
+static void areas_and_masks_are_kept_as_they_are_given(void **state)
+{
+    (void)state;
+    ks_job *job = small_job("positive=[\"a\",{\"text\":\"b\",\"area\":[64,128,8,16]},"
+                            "{\"text\":\"c\",\"area\":{\"percentage\":[0.5,1,0.25,0]},"
+                            "\"mask\":{\"file\":\"/m.h5\",\"tensor\":\"t\"},"
+                            "\"mask_strength\":0.5,\"set_area_to_bounds\":true},"
+                            "{\"text\":\"d\",\"mask\":{\"file\":\"/m.png\"}}]");
+    assert_null(job->positive[0].item[0].region);
+    const ks_region_ref *area = job->positive[1].item[0].region;
+    const double pixels[4] = {64, 128, 8, 16}, shares[4] = {0.5, 1, 0.25, 0};
+    assert_true(area->has_area && !area->shares && !area->mask.file);
+    assert_memory_equal(area->area, pixels, sizeof pixels);
+    const ks_region_ref *both = job->positive[2].item[0].region;
+    assert_true(both->has_area && both->shares && both->bounds && both->mask_strength == 0.5);
+    assert_memory_equal(both->area, shares, sizeof shares);
+    assert_string_equal(both->mask.file, "/m.h5");
+    assert_string_equal(both->mask.tensor, "t");
+    const ks_region_ref *mask = job->positive[3].item[0].region;
+    assert_true(!mask->has_area && !mask->bounds && mask->mask_strength == 1);
+    assert_string_equal(mask->mask.file, "/m.png");
+    assert_null(mask->mask.tensor);
+    ks_job_free(job);
+}
+
+static void a_latent_may_have_a_noise_mask(void **state)
+{
+    (void)state;
+    ks_job *job = small_job("latent_image={\"file\":\"/a.latent\",\"noise_mask\":"
+                            "{\"file\":\"/m.png\",\"tensor\":\"alpha\"}}");
+    assert_string_equal(job->latent[0].noise_mask.file, "/m.png");
+    assert_string_equal(job->latent[0].noise_mask.tensor, "alpha");
+    ks_job_free(job);
+}
+
+static void the_advanced_node_s_defaults_are_the_plain_node(void **state)
+{
+    (void)state;
+    ks_job *job = small_job(NULL);
+    assert_true(job->add_noise && !job->leftover_noise);
+    assert_true(job->start_at_step == 0 && job->end_at_step == 10000);
+    ks_job_free(job);
+    job = small_job("start_at_step=7");
+    assert_int_equal(job->start_at_step, 7);
+    ks_job_free(job);
+}
+
 static void an_empty_latent_has_a_size_and_a_batch(void **state)
 {
     (void)state;
@@ -153,6 +200,9 @@ int main(void)
         cmocka_unit_test(a_file_alone_is_one_value),
         cmocka_unit_test(sizes_come_in_the_models_order),
         cmocka_unit_test(the_whole_vector_may_stand_for_pooled),
+        cmocka_unit_test(areas_and_masks_are_kept_as_they_are_given),
+        cmocka_unit_test(a_latent_may_have_a_noise_mask),
+        cmocka_unit_test(the_advanced_node_s_defaults_are_the_plain_node),
         cmocka_unit_test(an_empty_latent_has_a_size_and_a_batch),
         cmocka_unit_test(a_latent_may_come_from_a_file),
         cmocka_unit_test(a_batch_index_tells_the_batch_of_a_file),

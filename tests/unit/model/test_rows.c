@@ -89,7 +89,11 @@ static void render(fixture *f, const request *r, int n, float *out)
         assert_true(x && made);
         fill(latent, LATENT, 77 + (uint64_t)r[i].latent);
         ops->upload(ops, x, latent, bytes);
-        row[i] = (ks_net_row){x, 0.5f, r[i].timestep, f->cond[r[i].cond], made};
+        row[i] = (ks_net_row){.x = x,
+                              .scale = 0.5f,
+                              .timestep = r[i].timestep,
+                              .cond = f->cond[r[i].cond],
+                              .out = made};
     }
     if (ks_model_rows(f->open.model, row, n, &err) != 0)
         fail_msg("%s", err.text);
@@ -240,6 +244,55 @@ static void a_context_repeated_means_the_same(void **state)
     close_fixture(&f);
 }
 
+/* Two rows of a smaller size, host [2, CHANNELS, 3, 5], among calls of the planned one. */
+static void render_small(fixture *f, float out[2 * CHANNELS * 15])
+{
+    enum { SMALL = CHANNELS * 15 };
+    ks_error err = KS_ERROR_NONE;
+    ks_ops *ops = f->open.ops;
+    float latent[2 * SMALL], *memory = ops->alloc(ops, 4 * SMALL * sizeof(float), &err);
+    assert_non_null(memory);
+    fill(latent, 2 * SMALL, 5);
+    ops->upload(ops, memory, latent, sizeof latent);
+    ks_net_row row[2];
+    for (int i = 0; i < 2; i++)
+        row[i] = (ks_net_row){.x = memory + i * SMALL,
+                              .scale = 0.25f,
+                              .timestep = 300 + i,
+                              .cond = f->cond[i],
+                              .out = memory + (2 + i) * SMALL,
+                              .height = 3,
+                              .width = 5};
+    if (ks_model_rows(f->open.model, row, 2, &err) != 0)
+        fail_msg("%s", err.text);
+    ops->download(ops, out, memory + 2 * SMALL, 2 * SMALL * sizeof(float));
+    row[1].width = 4;
+    assert_int_equal(ks_model_rows(f->open.model, row, 2, &err), -1);
+    assert_non_null(strstr(err.text, "3 x 5 and 3 x 4"));
+    assert_int_equal(ops->sync(ops, &err), 0);
+    ops->release(ops, memory);
+}
+
+static void calls_of_other_sizes_leave_no_trace(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        fixture f = open_fixture(names[k], 1);
+        ks_error err = KS_ERROR_NONE;
+        float before[ROWS * LATENT], after[ROWS * LATENT];
+        float among[2 * CHANNELS * 15], planned[2 * CHANNELS * 15];
+        plan(&f, ROWS);
+        render(&f, four, ROWS, before);
+        render_small(&f, among);
+        render(&f, four, ROWS, after);
+        assert_memory_equal(after, before, sizeof before);
+        assert_int_equal(ks_model_plan(f.open.model, 2, 3, 5, &err), 0);
+        render_small(&f, planned);
+        assert_memory_equal(planned, among, sizeof among);
+        close_fixture(&f);
+    }
+}
+
 static void calls_that_do_not_fit_the_plan_are_refused(void **state)
 {
     (void)state;
@@ -327,6 +380,7 @@ int main(void)
         cmocka_unit_test(conditionings_beyond_the_slots_take_turns_without_a_trace),
         cmocka_unit_test(a_longer_context_than_all_before_changes_no_other_row),
         cmocka_unit_test(a_context_repeated_means_the_same),
+        cmocka_unit_test(calls_of_other_sizes_leave_no_trace),
         cmocka_unit_test(calls_that_do_not_fit_the_plan_are_refused),
         cmocka_unit_test(a_vector_is_asked_for_exactly_where_the_model_has_one),
         cmocka_unit_test(parts_that_the_file_lacks_are_an_error),

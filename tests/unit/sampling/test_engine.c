@@ -27,7 +27,8 @@ typedef struct job {
 } job;
 
 static ks_model_sampling eps, velocity;
-static const struct ks_cond cat = {.mean = 1}, dog = {.mean = -2}, nothing = {.mean = 0}, broken = {.broken = true};
+static const struct ks_cond cat = {.mean = 1}, dog = {.mean = -2}, nothing = {.mean = 0},
+                            broken = {.broken = true};
 
 static int init_models(void **state)
 {
@@ -53,11 +54,23 @@ static ks_call *add_call(job *j, const char *sampler, int steps, uint64_t seed)
     ks_error err = KS_ERROR_NONE;
     float *sigmas;
     ks_call *c = &j->call[k];
-    *c = (ks_call){.sampler = s, .model_sampling = &eps, .cfg = 3, .seed = seed, .batch = 1, .channels = 4,
-                   .height = SIDE, .width = SIDE, .latent_scale = 0.18215, .add_noise = true,
-                   .noise_device = {.kind = KS_NOISE_CPU}, .positives = 1, .negatives = 1,
-                   .positive = j->positive[k], .negative = j->negative[k]};
-    if (ks_schedule(&eps, ks_scheduler_find("karras"), steps, 1, s->discard_penultimate, &sigmas, &c->count, &err))
+    *c = (ks_call){.sampler = s,
+                   .model_sampling = &eps,
+                   .cfg = 3,
+                   .seed = seed,
+                   .batch = 1,
+                   .channels = 4,
+                   .height = SIDE,
+                   .width = SIDE,
+                   .latent_scale = 0.18215,
+                   .add_noise = true,
+                   .noise_device = {.kind = KS_NOISE_CPU},
+                   .positives = 1,
+                   .negatives = 1,
+                   .positive = j->positive[k],
+                   .negative = j->negative[k]};
+    if (ks_schedule(&eps, ks_scheduler_find("karras"), steps, 1, s->discard_penultimate, &sigmas,
+                    &c->count, &err))
         fail_msg("%s", err.text);
     c->sigmas = sigmas;
     j->positive[k][0] = toy_guidance(&cat);
@@ -113,7 +126,8 @@ static int poll_job(void *self, bool idle, bool *finished, ks_error *err)
 
 static ks_engine_calls calls_of(job *j)
 {
-    return (ks_engine_calls){.self = j, .next = next, .done = done, .network = network, .poll = poll_job};
+    return (ks_engine_calls){
+        .self = j, .next = next, .done = done, .network = network, .poll = poll_job};
 }
 
 /* Runs all calls with so many rows and checks that nothing of the device's memory is lost. */
@@ -176,7 +190,8 @@ static void first_calls_are_shared_and_no_bit_changes(void **state)
     (void)state;
     job *shared = job_new(), *single = job_new(), *tight = job_new();
     job *all[] = {shared, single, tight};
-    static const char *const samplers[] = {"euler", "dpmpp_2m", "heun", "euler_ancestral", "lms", "uni_pc"};
+    static const char *const samplers[] = {"euler",           "dpmpp_2m", "heun",
+                                           "euler_ancestral", "lms",      "uni_pc"};
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < 12; k++)
             add_call(all[i], samplers[k % 6], 6, 5)->cfg = 2 + k;
@@ -200,10 +215,10 @@ static void only_equal_beginnings_are_shared(void **state)
     static float latent[ITEM] = {1};
     job *j = job_new();
     add_call(j, "euler", 6, 5);
-    add_call(j, "euler", 6, 6);                       /* another seed */
-    add_call(j, "euler", 6, 5)->latent = latent;      /* another latent */
-    add_call(j, "euler", 6, 5)->add_noise = false;    /* no noise */
-    add_call(j, "euler", 6, 5)->batch = 2;            /* joint noise of two */
+    add_call(j, "euler", 6, 6);                    /* another seed */
+    add_call(j, "euler", 6, 5)->latent = latent;   /* another latent */
+    add_call(j, "euler", 6, 5)->add_noise = false; /* no noise */
+    add_call(j, "euler", 6, 5)->batch = 2;         /* joint noise of two */
     ks_engine_stats stats = run(j, 4, 1 << 20);
     assert_int_equal(stats.rows_saved, 0);
     free_job(j);
@@ -237,9 +252,11 @@ static void cfg_of_one_costs_one_row(void **state)
 }
 
 /* D of the toy network at the start of a one-step run, in the result's units. */
-static double first_estimate(const ks_call *c, const struct ks_cond *cond, const float *noise, int i)
+static double first_estimate(const ks_call *c, const struct ks_cond *cond, const float *noise,
+                             int i)
 {
-    double sigma = (double)c->sigmas[0], variance = 1 + sigma * sigma, x = (double)noise[i] * sqrt(variance);
+    double sigma = (double)c->sigmas[0], variance = 1 + sigma * sigma,
+           x = (double)noise[i] * sqrt(variance);
     double m = toy_mean(cond, i);
     return (m + (x - m) / variance) / c->latent_scale;
 }
@@ -313,7 +330,8 @@ static void items_of_a_batch_follow_their_own_noise(void **state)
     c->batch = 3;
     c->batch_index = all;
     add_call(j, "dpmpp_2m", 6, 3)->batch_index = last;
-    add_call(j, "dpmpp_2m", 6, 3)->batch = 3; /* joint noise: the same, items being multiples of 16 */
+    add_call(j, "dpmpp_2m", 6, 3)->batch =
+        3; /* joint noise: the same, items being multiples of 16 */
     run(j, 2, 0);
     assert_memory_equal(j->result[0] + 2 * ITEM, j->result[1], ITEM * sizeof(float));
     assert_true(same_bits(j, 0, j, 2));
@@ -324,7 +342,8 @@ static void a_mixed_sweep_keeps_the_network_calls_full(void **state)
 {
     (void)state;
     job *j = job_new();
-    static const char *const samplers[] = {"euler", "dpmpp_2m", "heun", "dpm_adaptive", "dpmpp_2m_sde"};
+    static const char *const samplers[] = {"euler", "dpmpp_2m", "heun", "dpm_adaptive",
+                                           "dpmpp_2m_sde"};
     for (int k = 0; k < 100; k++)
         add_call(j, samplers[k % 5], 10 + (k * 7) % 41, (uint64_t)k)->cfg = 1 + k % 8;
     ks_engine_stats stats = run(j, 16, 1 << 20);
@@ -369,7 +388,8 @@ static void without_noise_the_latent_alone_is_the_start(void **state)
     double variance = 1 + (double)c->sigmas[0] * (double)c->sigmas[0];
     for (int i = 0; i < ITEM; i++) {
         double m = toy_mean(&cat, i), x = (double)latent[i] * c->latent_scale;
-        assert_true(fabs((double)j->result[0][i] - (m + (x - m) / variance) / c->latent_scale) < 1e-4);
+        assert_true(fabs((double)j->result[0][i] - (m + (x - m) / variance) / c->latent_scale) <
+                    1e-4);
     }
     free_job(j);
 }

@@ -1,5 +1,5 @@
-/* Samplers on a denoiser that is known exactly: deterministic ones must converge with their order, stochastic ones
- * must give the right distribution. */
+/* Samplers on a denoiser that is known exactly: deterministic ones must converge with their order,
+ * stochastic ones must give the right distribution. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,7 +22,8 @@ typedef struct toy_run {
 } toy_run;
 
 static const struct ks_cond around_two = {.mean = 2};
-static const struct ks_cond around_zero = {.mean = -0.25}; /* the mean over the elements is 0, as the prior's */
+static const struct ks_cond around_zero = {
+    .mean = -0.25}; /* the mean over the elements is 0, as the prior's */
 
 static int next(void *self, ks_call *call, ks_error *err)
 {
@@ -57,20 +58,33 @@ static void init_model(ks_model_sampling *ms)
     ks_model_sampling_init(ms, KS_PREDICT_EPS, false, 0.00085, 0.012);
 }
 
-/* Samples one latent of side x side cells and 4 channels over the given sigmas. Free run->latent. */
-static toy_run sample(const char *sampler, const float *sigmas, int count, int side, const struct ks_cond *cond,
-                      ks_noise_kind kind)
+/* Samples one latent of side x side cells and 4 channels over the given sigmas. Free run->latent.
+ */
+static toy_run sample(const char *sampler, const float *sigmas, int count, int side,
+                      const struct ks_cond *cond, ks_noise_kind kind)
 {
     static ks_model_sampling ms;
     init_model(&ms);
     ks_guidance side_of = toy_guidance(cond);
     toy_run r = {.network = {.floats = 4 * (int64_t)side * side}};
     r.latent = ks_calloc((size_t)r.network.floats, sizeof *r.latent);
-    r.call = (ks_call){.sampler = toy_sampler(sampler), .model_sampling = &ms, .sigmas = sigmas, .count = count,
-                       .cfg = 1, .seed = 7, .batch = 1, .channels = 4, .height = side, .width = side,
-                       .latent_scale = 1, .add_noise = true,
-                       .noise_device = {.kind = kind, .multiprocessors = 132}, .positives = 1, .negatives = 1,
-                       .positive = &side_of, .negative = &side_of};
+    r.call = (ks_call){.sampler = toy_sampler(sampler),
+                       .model_sampling = &ms,
+                       .sigmas = sigmas,
+                       .count = count,
+                       .cfg = 1,
+                       .seed = 7,
+                       .batch = 1,
+                       .channels = 4,
+                       .height = side,
+                       .width = side,
+                       .latent_scale = 1,
+                       .add_noise = true,
+                       .noise_device = {.kind = kind, .multiprocessors = 132},
+                       .positives = 1,
+                       .negatives = 1,
+                       .positive = &side_of,
+                       .negative = &side_of};
     ks_error err = KS_ERROR_NONE;
     ks_ops *ops = host_ops_new();
     ks_engine *engine = ks_engine_new(ops, 2, 0, &err);
@@ -112,11 +126,25 @@ static const struct {
     const char *sampler;
     double order; /* of the whole run: multistep methods begin with lower ones */
 } deterministic[] = {
-    {"euler", 1},          {"ddim", 1},          {"euler_cfg_pp", 1},     {"heun", 2},
-    {"dpm_2", 2},          {"heunpp2", 1},       {"lms", 2},              {"ipndm", 1},
-    {"ipndm_v", 2},        {"deis", 2},          {"dpmpp_2m", 2},         {"dpmpp_2m_cfg_pp", 2},
-    {"res_multistep", 2},  {"uni_pc", 2},        {"uni_pc_bh2", 2},       {"gradient_estimation", 1},
-    {"dpm_fast", 2},       {"res_multistep_cfg_pp", 2}, {"gradient_estimation_cfg_pp", 1},
+    {"euler", 1},
+    {"ddim", 1},
+    {"euler_cfg_pp", 1},
+    {"heun", 2},
+    {"dpm_2", 2},
+    {"heunpp2", 1},
+    {"lms", 2},
+    {"ipndm", 1},
+    {"ipndm_v", 2},
+    {"deis", 2},
+    {"dpmpp_2m", 2},
+    {"dpmpp_2m_cfg_pp", 2},
+    {"res_multistep", 2},
+    {"uni_pc", 2},
+    {"uni_pc_bh2", 2},
+    {"gradient_estimation", 1},
+    {"dpm_fast", 2},
+    {"res_multistep_cfg_pp", 2},
+    {"gradient_estimation_cfg_pp", 1},
 };
 
 static void deterministic_samplers_converge_with_their_order(void **state)
@@ -127,10 +155,12 @@ static void deterministic_samplers_converge_with_their_order(void **state)
     log_grid(fine, 128);
     for (size_t k = 0; k < sizeof deterministic / sizeof deterministic[0]; k++) {
         const char *name = deterministic[k].sampler;
-        double first = distance_from_exact(name, coarse, 64), second = distance_from_exact(name, fine, 128);
+        double first = distance_from_exact(name, coarse, 64),
+               second = distance_from_exact(name, fine, 128);
         double order = log2(first / second);
         if (!(order > deterministic[k].order - 0.25) || !(second < 0.01))
-            fail_msg("%s: errors %g and %g: order %.2f, not %g", name, first, second, order, deterministic[k].order);
+            fail_msg("%s: errors %g and %g: order %.2f, not %g", name, first, second, order,
+                     deterministic[k].order);
     }
 }
 
@@ -193,7 +223,8 @@ static void every_sampler_reaches_the_distribution_of_the_data(void **state)
     float *sigmas = karras(240, &count); /* er_sde comes near its limit slowly */
     for (int k = 0; k < ks_sampler_count(); k++) {
         const char *name = ks_sampler_at(k)->name;
-        /* lcm keeps no distribution, see below; this CFG++ method is none of the plain one's kind */
+        /* lcm keeps no distribution, see below; this CFG++ method is none of the plain one's kind
+         */
         if (strcmp(name, "lcm") == 0 || strcmp(name, "dpmpp_2s_ancestral_cfg_pp") == 0)
             continue;
         toy_run r = sample(name, sigmas, count, 32, &around_zero, KS_NOISE_CPU);
@@ -216,7 +247,8 @@ static void lcm_follows_its_recurrence(void **state)
     toy_run r = sample("lcm", sigmas, count, 64, &around_zero, KS_NOISE_CPU);
     double variance = 1 + (double)sigmas[0] * (double)sigmas[0], mean, deviation;
     for (int i = 0; i < count - 1; i++) {
-        double shrink = 1 + (double)sigmas[i] * (double)sigmas[i], next_sigma = (double)sigmas[i + 1];
+        double shrink = 1 + (double)sigmas[i] * (double)sigmas[i],
+               next_sigma = (double)sigmas[i + 1];
         variance = variance / (shrink * shrink) + next_sigma * next_sigma;
     }
     moments(&r, &mean, &deviation);
@@ -250,7 +282,8 @@ static void cfg_pp_without_guidance_is_the_plain_method(void **state)
         toy_run plain = sample(pairs[k][0], sigmas, count, 8, &around_two, KS_NOISE_CPU);
         toy_run guided = sample(pairs[k][1], sigmas, count, 8, &around_two, KS_NOISE_CPU);
         if (!(largest_gap(&plain, &guided) < 1e-4))
-            fail_msg("%s is %g away from %s", pairs[k][1], largest_gap(&plain, &guided), pairs[k][0]);
+            fail_msg("%s is %g away from %s", pairs[k][1], largest_gap(&plain, &guided),
+                     pairs[k][0]);
         free(plain.latent);
         free(guided.latent);
     }

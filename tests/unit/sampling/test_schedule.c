@@ -386,6 +386,32 @@ static void beta_quantiles_match_closed_forms(void **state)
     assert_true(ks_beta_ppf(0.5, 0.6, 0.6) == 0.5);
 }
 
+static void assert_cut(int start, int end, bool leftover, int count, const float *want)
+{
+    float sigma[] = {9, 7, 5, 3, 0};
+    assert_int_equal(ks_schedule_cut(sigma, 5, start, end, leftover), count);
+    if (want)
+        assert_memory_equal(sigma, want, (size_t)count * sizeof *want);
+}
+
+static void start_and_end_steps_cut_the_list(void **state)
+{
+    (void)state;
+    assert_cut(0, 10000, false, 5, (float[]){9, 7, 5, 3, 0});
+    assert_cut(0, 4, false, 5, (float[]){9, 7, 5, 3, 0});
+    assert_cut(1, 10000, true, 4, (float[]){7, 5, 3, 0});
+    assert_cut(0, 3, true, 4, (float[]){9, 7, 5, 3});
+    assert_cut(0, 3, false, 4, (float[]){9, 7, 5, 0});
+    assert_cut(1, 3, true, 3, (float[]){7, 5, 3});
+    assert_cut(3, 10000, true, 2, (float[]){3, 0});
+    assert_cut(4, 10000, true, 0, NULL);
+    assert_cut(9, 10000, true, 0, NULL);
+    assert_cut(2, 2, false, 0, NULL);
+    assert_cut(3, 1, false, 0, NULL);
+    assert_cut(0, 0, true, 0, NULL);
+    assert_int_equal(ks_schedule_cut(NULL, 0, 0, 10000, false), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -402,6 +428,7 @@ int main(void)
         cmocka_unit_test(steps_and_denoise_out_of_range_are_refused),
         cmocka_unit_test(long_and_short_schedules_fall_to_zero),
         cmocka_unit_test(beta_quantiles_match_closed_forms),
+        cmocka_unit_test(start_and_end_steps_cut_the_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

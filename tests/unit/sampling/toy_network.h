@@ -1,6 +1,7 @@
-/* A network whose denoiser is known in closed form, on host memory: for data that are normal with mean m and
- * variance 1, D(x, sigma) = m + (x - m) / (1 + sigma^2), and the probability-flow ODE keeps (x - m) / sqrt(1 + sigma^2).
- * It predicts eps = (x - D) / sigma = (x - m) sigma / (1 + sigma^2). */
+/* A network whose denoiser is known in closed form, on host memory: for data that are normal with
+ * mean m and variance 1, D(x, sigma) = m + (x - m) / (1 + sigma^2), and the probability-flow ODE
+ * keeps (x - m) / sqrt(1 + sigma^2). It predicts eps = (x - D) / sigma = (x - m) sigma / (1 +
+ * sigma^2). */
 #ifndef TESTS_UNIT_SAMPLING_TOY_NETWORK_H
 #define TESTS_UNIT_SAMPLING_TOY_NETWORK_H
 
@@ -37,7 +38,8 @@ static inline int toy_rows(toy_network *toy, const ks_net_row *row, int n, ks_er
         double inverse = (double)row[k].scale * (double)row[k].scale; /* 1 / (1 + sigma^2) */
         double sigma = sqrt(1 / inverse - 1);
         for (int64_t i = 0; i < toy->floats; i++)
-            row[k].out[i] = (float)(sigma * inverse * ((double)row[k].x[i] - toy_mean(row[k].cond, i)));
+            row[k].out[i] =
+                (float)(sigma * inverse * ((double)row[k].x[i] - toy_mean(row[k].cond, i)));
         if (row[k].cond->broken)
             row[k].out[0] = NAN;
     }
@@ -46,7 +48,11 @@ static inline int toy_rows(toy_network *toy, const ks_net_row *row, int n, ks_er
 
 static inline ks_guidance toy_guidance(const struct ks_cond *c)
 {
-    return (ks_guidance){.cond = c, .id = ks_hash(c, sizeof *c), .strength = 1, .start_percent = 0, .end_percent = 1};
+    return (ks_guidance){.cond = c,
+                         .id = ks_hash(c, sizeof *c),
+                         .strength = 1,
+                         .start_percent = 0,
+                         .end_percent = 1};
 }
 
 static inline const ks_sampler *toy_sampler(const char *name)

@@ -1,11 +1,13 @@
+#include <errno.h>
 #include <hdf5.h>
 #include <signal.h>
-#include <sys/wait.h>
+#include <sys/mount.h>
 #include <time.h>
 
 #include "unit/store/fixture.h"
 
-/* Which index the present sweep gives a sample: id * scale + shift; samples from `limit` on are not in it. */
+/* Which index the present sweep gives a sample: id * scale + shift; samples from `limit` on are not
+ * in it. */
 typedef struct sweep {
     uint64_t scale, shift, limit;
 } sweep;
@@ -47,7 +49,8 @@ static void check_sample(ks_output *o, uint64_t index, uint64_t id, ks_status st
     ks_row row, want = make_row(id, index);
     float latent[VALUES], wanted[VALUES] = {0};
     uint8_t *picture = ks_calloc(2, PICTURE), *wanted_picture = picture + PICTURE;
-    if (ks_output_find(o, index, &r, &err) || ks_output_row(o, r, &row, &err) || ks_output_latent(o, r, latent, &err))
+    if (ks_output_find(o, index, &r, &err) || ks_output_row(o, r, &row, &err) ||
+        ks_output_latent(o, r, latent, &err))
         fail_msg("%s", err.text);
     assert_int_equal(row.index, index);
     assert_int_equal(row.status, status);
@@ -131,7 +134,8 @@ static void labels_follow_from_the_place_in_the_present_sweep(void **state)
         ks_output *o = open_output(out);
         for (uint64_t r = 0; r < 30; r++) {
             assert_int_equal(ks_output_row(o, r, &row, NULL), 0);
-            assert_int_equal(row.positive, row.index / 10); /* 3 positives x 2 negatives, slowest first */
+            assert_int_equal(row.positive,
+                             row.index / 10); /* 3 positives x 2 negatives, slowest first */
             assert_int_equal(row.negative, row.index / 5 % 2);
             assert_int_equal(row.latent_image, 0);
         }
@@ -158,7 +162,8 @@ static void a_merged_file_tells_the_info(void **state)
 static void a_virtual_file_maps_the_shards_and_can_be_moved(void **state)
 {
     for (int f16 = 0; f16 < 2; f16++) {
-        char *from = ks_format("%s/a%d", (char *)*state, f16), *to = ks_format("%s/b%d", (char *)*state, f16);
+        char *from = ks_format("%s/a%d", (char *)*state, f16),
+             *to = ks_format("%s/b%d", (char *)*state, f16);
         char *out = ks_format("%s/o.h5", from), *moved = ks_format("%s/o.h5", to);
         ks_store_info info = make_info(30, f16, true);
         mkdir(from, 0777);
@@ -168,7 +173,8 @@ static void a_virtual_file_maps_the_shards_and_can_be_moved(void **state)
         assert_int_equal(rename(from, to), 0);
         check_all(moved, 30);
         ks_row row;
-        ks_output *o = open_output(moved); /* in the shards' order: the first shard began with sample 2 */
+        ks_output *o = open_output(
+            moved); /* in the shards' order: the first shard began with sample 2 */
         assert_int_equal(ks_output_row(o, 0, &row, NULL), 0);
         assert_int_equal(row.index, 2);
         ks_output_close(o);
@@ -213,7 +219,8 @@ static void of_two_rows_of_a_sample_the_done_and_whole_one_counts(void **state)
         append(s, 1, 1, false);
         append(s, 2, 2, false);
         close_shard(s);
-        write_shard(out, &info, 0, 1, 12); /* 0 failed before, 1 is whole twice, 2 is damaged below */
+        write_shard(out, &info, 0, 1,
+                    12); /* 0 failed before, 1 is whole twice, 2 is damaged below */
         s = create_shard(out, &info);
         append_failed(s, 5, 5);
         close_shard(s);
@@ -256,7 +263,8 @@ static void grow(const char *folder, const char *before, const char *after)
         append(s, id, (id - 6) * 2 + 1, true);
     close_shard(s);
     ks_error err = KS_ERROR_NONE;
-    if (ks_store_collect(out, &large, after, NULL, NULL, &err)) /* by recorded index: only the new job's rows */
+    if (ks_store_collect(out, &large, after, NULL, NULL,
+                         &err)) /* by recorded index: only the new job's rows */
         fail_msg("%s", err.text);
     ks_output *o = open_output(out);
     for (uint64_t i = 0; i < 12; i++)
@@ -366,7 +374,8 @@ static int64_t plain_sum(const char *out, uint64_t rows)
 {
     uint16_t *halves = ks_calloc(rows * VALUES, sizeof *halves);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    hid_t file = H5Fopen(out, H5F_ACC_RDONLY, H5P_DEFAULT), set = H5Dopen2(file, "latents", H5P_DEFAULT);
+    hid_t file = H5Fopen(out, H5F_ACC_RDONLY, H5P_DEFAULT),
+          set = H5Dopen2(file, "latents", H5P_DEFAULT);
     hid_t type = H5Dget_type(set);
     assert_true(H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, halves) >= 0);
     int64_t sum = 0;
@@ -443,6 +452,57 @@ static void an_output_that_is_still_written_is_read_as_one(void **state)
     free(out);
 }
 
+static void a_resumed_run_is_read_together_with_what_was_collected(void **state)
+{
+    static const char *const mode[2] = {"merge", "virtual"};
+    for (int k = 0; k < 2; k++) {
+        char *out = ks_format("%s/o%d.h5", (char *)*state, k);
+        ks_store_info info = make_info(12, false, true);
+        write_shard(out, &info, 0, 1, 5);
+        collect(out, &info, mode[k], SAME);
+        write_shard(out, &info, 5, 1, 4);
+        ks_output *o = open_output(out);
+        for (uint64_t i = 0; i < 12; i++)
+            check_sample(o, i, i, i < 9 ? KS_DONE : KS_MISSING);
+        ks_output_close(o);
+        write_shard(out, &info, 9, 1, 3);
+        collect(out, &info, mode[k], SAME);
+        check_all(out, 12);
+        free(out);
+    }
+}
+
+static void collect_on_a_full_disk(const char *folder)
+{
+    char *disk = ks_format("%s/disk", folder), *out = ks_format("%s/o.h5", disk);
+    char *part = ks_format("%s.part", out);
+    ks_store_info info = make_info(96, false, true);
+    ks_error err = KS_ERROR_NONE;
+    mkdir(disk, 0777);
+    if (mount("tmpfs", disk, "tmpfs", 0, "size=900k")) {
+        print_message("skipped: a small tmpfs cannot be mounted here: %s\n", strerror(errno));
+    } else {
+        write_shard(out, &info, 0, 1, 96);
+        int status = ks_store_collect(out, &info, "merge", NULL, NULL, &err);
+        bool clean = !exists(out) && !exists(part) && has_shards(out);
+        if (clean)
+            check_all(out, 96);
+        assert_int_equal(umount2(disk, MNT_DETACH), 0);
+        assert_int_equal(status, -1);
+        assert_true(clean);
+        assert_non_null(strstr(err.text, part));
+        assert_non_null(strstr(err.text, strerror(ENOSPC)));
+    }
+    free(part);
+    free(out);
+    free(disk);
+}
+
+static void a_full_disk_while_collecting_leaves_the_shards(void **state)
+{
+    run_apart(collect_on_a_full_disk, *state);
+}
+
 static void a_flipped_byte_of_a_collected_latent_is_found(void **state)
 {
     char *out = ks_format("%s/o.h5", (char *)*state);
@@ -501,6 +561,8 @@ int main(void)
         TEST(a_virtual_file_over_killed_shards_can_be_read_by_all),
         TEST(a_kill_while_collecting_loses_nothing),
         TEST(an_output_that_is_still_written_is_read_as_one),
+        TEST(a_resumed_run_is_read_together_with_what_was_collected),
+        TEST(a_full_disk_while_collecting_leaves_the_shards),
         TEST(a_flipped_byte_of_a_collected_latent_is_found),
         TEST(what_is_not_there_is_told),
     };

@@ -4,12 +4,16 @@
 #include "store/latent_file.h"
 #include "unit/store/fixture.h"
 
-/* A safetensors file of one tensor of counting values, and the marker of ComfyUI's present format. */
+/* A safetensors file of counting values, with or without the marker of ComfyUI's format. */
 static char *write_safetensors(const char *folder, const char *shape, size_t count, bool marker)
 {
-    char *path = ks_format("%s/x.latent", folder), *header = ks_format(
-        "{\"latent_tensor\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[0,%zu]}%s}", shape, count * 4,
-        marker ? ",\"latent_format_version_0\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}" : "");
+    char *path = ks_format("%s/x.latent", folder),
+         *header = ks_format(
+             "{\"latent_tensor\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[0,%zu]}%s}",
+             shape, count * 4,
+             marker ? ",\"latent_format_version_0\":{\"dtype\":\"F32\",\"shape\":[0],\"data_"
+                      "offsets\":[0,0]}"
+                    : "");
     FILE *f = fopen(path, "wb");
     uint64_t size = strlen(header);
     assert_non_null(f);
@@ -124,8 +128,8 @@ static char *write_hdf5(const char *folder)
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     for (int k = 0; k < 2; k++) {
         hid_t space = H5Screate_simple(4 + k, size + 1 - k, NULL);
-        hid_t set = H5Dcreate2(file, k ? "batches" : "latents", H5T_IEEE_F64LE, space, H5P_DEFAULT, H5P_DEFAULT,
-                               H5P_DEFAULT);
+        hid_t set = H5Dcreate2(file, k ? "batches" : "latents", H5T_IEEE_F64LE, space, H5P_DEFAULT,
+                               H5P_DEFAULT, H5P_DEFAULT);
         assert_true(H5Dwrite(set, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, value) >= 0);
         H5Dclose(set);
         H5Sclose(space);

@@ -56,8 +56,8 @@ static void whole_factors_upwards_give_plain_squares(void **state)
         for (int x = 0; x < 8; x++) {
             bool inside = x > 0 && y > 0 && x < 7 && y < 7;
             const uint8_t *want = rgb + ((y - 1) / 3 * 2 + (x - 1) / 3) * 3;
-            assert_int_equal(colour_at(&p, x, y),
-                             inside ? want[0] << 16 | want[1] << 8 | want[2] : 250 << 16 | 251 << 8 | 252);
+            assert_int_equal(colour_at(&p, x, y), inside ? want[0] << 16 | want[1] << 8 | want[2]
+                                                         : 250 << 16 | 251 << 8 | 252);
         }
     ks_picture_free(&p);
 }
@@ -71,7 +71,8 @@ static void downwards_every_source_pixel_counts_by_its_area(void **state)
         memset(rgb + 3 * i, i * 8, 3);
     ks_picture_paste(&p, 0, 0, 1, 1, rgb, 4, 4);
     assert_int_equal(p.rgb[0], 60);
-    ks_picture_paste(&p, 0, 0, 3, 3, rgb, 4, 4); /* the first: pixel 0, a third of 1 and 4, a ninth of 5 */
+    ks_picture_paste(&p, 0, 0, 3, 3, rgb, 4,
+                     4);            /* the first: pixel 0, a third of 1 and 4, a ninth of 5 */
     assert_int_equal(p.rgb[0], 10); /* (8 / 3 + 32 / 3 + 40 / 9) / (16 / 9) */
     ks_picture_free(&p);
 }
@@ -91,9 +92,10 @@ static void drawing_is_cut_at_the_edges(void **state)
 
 static void lines_fit_and_hold_the_whole_text(void **state)
 {
-    static const char text[] = "a large blue star beside a small triangle, "
-                               "Donaudampfschifffahrtsgesellschaftskapit\xc3\xa4nsm\xc3\xbctze \xe8\xb5\xa4\xe3\x81\x84\n"
-                               "second  line";
+    static const char text[] =
+        "a large blue star beside a small triangle, "
+        "Donaudampfschifffahrtsgesellschaftskapit\xc3\xa4nsm\xc3\xbctze \xe8\xb5\xa4\xe3\x81\x84\n"
+        "second  line";
     (void)state;
     ks_font *f = ks_font_open(14, false, NULL);
     assert_non_null(f);
@@ -120,7 +122,8 @@ static void what_does_not_fit_ends_with_an_ellipsis(void **state)
     ks_text_line line[2];
     (void)state;
     ks_font *f = ks_font_open(14, false, NULL);
-    assert_int_equal(ks_text_wrap(f, "one two three four five six seven eight nine", 90, line, 2), 2);
+    assert_int_equal(ks_text_wrap(f, "one two three four five six seven eight nine", 90, line, 2),
+                     2);
     assert_false(line[0].cut);
     assert_true(line[1].cut);
     assert_true(line[1].width <= 90 && line[1].size > 0);
@@ -150,7 +153,9 @@ static void a_machine_without_fonts_is_told_so(void **state)
     char *path = ks_format("%s/fonts.conf", (char *)*state);
     ks_error err = KS_ERROR_NONE;
     FILE *f = fopen(path, "w");
-    fputs("<?xml version=\"1.0\"?><!DOCTYPE fontconfig SYSTEM \"fonts.dtd\"><fontconfig></fontconfig>", f);
+    fputs("<?xml version=\"1.0\"?><!DOCTYPE fontconfig SYSTEM "
+          "\"fonts.dtd\"><fontconfig></fontconfig>",
+          f);
     fclose(f);
     setenv("FONTCONFIG_FILE", path, 1);
     assert_null(ks_font_open(14, false, &err));

@@ -2,7 +2,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/wait.h>
 #include <time.h>
 
 #include "unit/store/fixture.h"
@@ -149,7 +148,7 @@ static void a_running_shard_is_read_up_to_its_last_flush(void **state)
     free(out);
 }
 
-/* The child appends and flushes as fast as it can and says after each flush how many rows are safe. */
+/* The child appends and flushes as fast as it can, and tells after a flush what is safe. */
 static void write_until_killed(const char *out, volatile uint64_t *safe)
 {
     ks_store_info info = make_info(MOST, false, true);
@@ -168,7 +167,8 @@ static void write_until_killed(const char *out, volatile uint64_t *safe)
 
 static void a_kill_at_any_instant_leaves_every_flushed_row_whole(void **state)
 {
-    volatile uint64_t *safe = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    volatile uint64_t *safe = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                                   -1, 0);
     seen *s = ks_calloc(1, sizeof *s);
     uint64_t killed_with_rows = 0;
     srand((unsigned)getpid());
@@ -263,11 +263,16 @@ static void shards_that_are_no_shards_are_counted_and_left_out(void **state)
 }
 
 /* Damages byte after byte of a shard. Every row that is still handed out must be right. */
-static void scan_damaged(const char *out, const char *path, char *whole, size_t size)
+static void scan_damaged_shards(const char *folder)
 {
+    char *out = ks_format("%s/o.h5", folder), *path = shard_path(out, 0);
     ks_store_info info = make_info(100, false, false);
     seen *s = ks_calloc(1, sizeof *s);
-    for (size_t at = 0; at < size; at += at < 12000 ? 7 : 997) {
+    size_t size;
+    write_shard(out, &info, 0, 1, 3);
+    char *whole = ks_read_file(path, 1 << 24, &size, NULL);
+    assert_non_null(whole);
+    for (size_t at = 0; at < size; at += at < 12000 ? 23 : 997) {
         ks_scan_counts counts;
         ks_store_info *got = NULL;
         whole[at] = (char)(whole[at] ^ 0x55);
@@ -281,29 +286,15 @@ static void scan_damaged(const char *out, const char *path, char *whole, size_t 
             assert_string_equal(got->job, info.job);
         ks_store_info_free(got);
     }
-    free(s);
-}
-
-/* In a process of its own: HDF5 keeps memory of files that it could not open. */
-static void no_damaged_byte_of_a_shard_gives_a_wrong_row_or_a_crash(void **state)
-{
-    char *out = ks_format("%s/o.h5", (char *)*state), *path = shard_path(out, 0);
-    ks_store_info info = make_info(100, false, false);
-    size_t size;
-    int status;
-    write_shard(out, &info, 0, 1, 3);
-    char *whole = ks_read_file(path, 1 << 24, &size, NULL);
-    assert_non_null(whole);
-    pid_t child = fork();
-    if (!child) {
-        scan_damaged(out, path, whole, size);
-        _exit(0);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_int_equal(status, 0);
     free(whole);
+    free(s);
     free(path);
     free(out);
+}
+
+static void no_damaged_byte_of_a_shard_gives_a_wrong_row_or_a_crash(void **state)
+{
+    run_apart(scan_damaged_shards, *state);
 }
 
 static void shards_made_at_once_get_numbers_of_their_own(void **state)
@@ -354,7 +345,8 @@ static void an_out_that_is_another_file_is_an_error(void **state)
 }
 
 /* Writes until the disk is full; how many rows were flushed before. */
-static uint64_t fill_disk(const char *out, uint64_t flush_every, ks_error *append_error, ks_error *close_error)
+static uint64_t fill_disk(const char *out, uint64_t flush_every, ks_error *append_error,
+                          ks_error *close_error)
 {
     ks_store_info info = make_info(MOST, false, true);
     char *dir = ks_store_dir(out);
@@ -380,9 +372,9 @@ static uint64_t fill_disk(const char *out, uint64_t flush_every, ks_error *appen
     return flushed;
 }
 
-static void a_full_disk_is_told_and_leaves_what_was_flushed(void **state)
+static void write_to_full_disks(const char *folder)
 {
-    char *disk = ks_format("%s/disk", (char *)*state), *out = ks_format("%s/o.h5", disk);
+    char *disk = ks_format("%s/disk", folder), *out = ks_format("%s/o.h5", disk);
     seen *s = ks_calloc(1, sizeof *s);
     mkdir(disk, 0777);
     for (int size = 200; size < 1000; size += 133) {
@@ -408,6 +400,11 @@ static void a_full_disk_is_told_and_leaves_what_was_flushed(void **state)
     free(s);
     free(out);
     free(disk);
+}
+
+static void a_full_disk_is_told_and_leaves_what_was_flushed(void **state)
+{
+    run_apart(write_to_full_disks, *state);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)

@@ -1,0 +1,246 @@
+/* Attention: which kernel runs for which type, width and chip.
+ *
+ * Work: 4 * n * heads * q_tokens * keys * width operations (two products); bytes: q, k, v and y
+ * once.
+ * The floor at 16 rows on an H200 (990 TFLOP/s dense fp16, 4.8 TB/s by the vendor's sheet), and the
+ * share of it that was reached:
+ *
+ *   tokens x keys x heads x width   bound by     floor    measured   share
+ *   4096 x 4096 x 10 x 64 (SDXL)    operations   0.69 ms
+ *   1024 x 1024 x 20 x 64 (SDXL)    operations   0.087 ms
+ *   4096 x 77 x 10 x 64   (SDXL)    bytes        0.035 ms
+ *   4096 x 4096 x 8 x 40  (SD 1.5)  operations   0.35 ms
+ *   1024 x 1024 x 8 x 80  (SD 1.5)  operations   0.043 ms
+ *
+ * At these widths the exponentials weigh as much as the products: 16 a clock and multiprocessor,
+ * one for every 4 * width operations, so 64-wide heads could reach the rate of the products only
+ * with both units always busy.
+ *
+ *   fp32                       attention_f32.cuh    plain products
+ *   half, width <= 160         attention_wgmma.cuh  sm_90a, more than 128 keys, 16-byte boundaries
+ *   half, width <= 160         attention_mma.cuh    everywhere else
+ *   half, width <= 512         attention_wide.cuh
+ */
+#include "attention.h"
+
+#include <limits.h>
+#include <math.h>
+
+#include "attention_f32.cuh"
+#include "attention_mma.cuh"
+#include "attention_wgmma.cuh"
+#include "attention_wide.cuh"
+
+/* Below, the warps' roles of the Hopper kernel cost more than its products save: a block would have
+ * one step to do. */
+enum { LEAST_HOPPER_KEYS = 129 };
+
+namespace {
+
+struct mma_kernel {
+    int width, queries;
+    size_t shared;
+    void (*half)(ks_attention_job), (*bfloat16)(ks_attention_job);
+};
+
+template <int WIDTH, int TILES, int KEYS> constexpr mma_kernel mma_row()
+{
+    return {WIDTH, 64 * TILES, ks_attention_mma_plan<WIDTH, TILES, KEYS>::shared,
+            ks_attention_mma<__half, WIDTH, TILES, KEYS>,
+            ks_attention_mma<__nv_bfloat16, WIDTH, TILES, KEYS>};
+}
+
+/* By rising width; the first that is wide enough runs. */
+const mma_kernel mma_kernels[] = {
+    mma_row<32, 2, 64>(), mma_row<48, 2, 64>(),  mma_row<64, 2, 64>(),  mma_row<80, 1, 64>(),
+    mma_row<96, 1, 64>(), mma_row<128, 1, 64>(), mma_row<160, 1, 32>(),
+};
+
+struct hopper_kernel {
+    int width, keys;
+    size_t shared;
+    void (*half)(ks_hopper_job), (*bfloat16)(ks_hopper_job);
+};
+
+template <int WIDTH, int KEYS, int STAGES> constexpr hopper_kernel hopper_row()
+{
+    static_assert(STAGES <= KS_HOPPER_MOST_STAGES, "too few barriers");
+    return {WIDTH, KEYS, ks_hopper_plan<WIDTH, KEYS, STAGES>::shared,
+            ks_attention_hopper<__half, WIDTH, KEYS, STAGES>,
+            ks_attention_hopper<__nv_bfloat16, WIDTH, KEYS, STAGES>};
+}
+
+const hopper_kernel hopper_kernels[] = {
+    hopper_row<32, 128, 4>(), hopper_row<48, 128, 4>(),  hopper_row<64, 128, 4>(),
+    hopper_row<80, 128, 3>(), hopper_row<96, 128, 3>(), hopper_row<128, 128, 3>(),
+    hopper_row<160, 80, 2>(),
+};
+
+struct f32_kernel {
+    int columns;
+    void (*run)(ks_attention_job);
+};
+
+const f32_kernel f32_kernels[] = {
+    {48, ks_attention_f32<48>},   {64, ks_attention_f32<64>},   {80, ks_attention_f32<80>},
+    {128, ks_attention_f32<128>}, {160, ks_attention_f32<160>},
+};
+
+/* The first row that is wide enough, or NULL. */
+template <class Row, size_t N> const Row *wide_enough(const Row (&rows)[N], int width)
+{
+    for (const Row &row : rows)
+        if (row.width >= width)
+            return &row;
+    return nullptr;
+}
+
+dim3 grid_of(const ks_attention_job &job, int queries, int slices)
+{
+    return dim3((unsigned)((job.q_tokens + queries - 1) / queries), (unsigned)(job.heads * slices),
+                (unsigned)job.n);
+}
+
+/* A [row][token][head][channel] tensor of which 64 channels of `tokens` tokens are copied at a
+ * time; a CUresult. */
+int tensor_map(CUtensorMap *map, ks_dtype type, ks_act x, int heads, int tokens)
+{
+    static const auto encode = [] {
+        void *function = nullptr;
+        cudaDriverEntryPointQueryResult found;
+        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                             cudaEnableDefault, &found) != cudaSuccess)
+            function = nullptr;
+        return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+    }();
+    if (!encode)
+        return (int)CUDA_ERROR_NOT_SUPPORTED;
+    const cuuint64_t width = (cuuint64_t)(x.c / heads), pixels = (cuuint64_t)x.h * (cuuint64_t)x.w;
+    const cuuint64_t size[4] = {width, (cuuint64_t)heads, pixels, (cuuint64_t)x.n};
+    const cuuint64_t bytes[3] = {2 * width, 2 * (cuuint64_t)x.stride,
+                                 2 * (cuuint64_t)x.stride * pixels};
+    const cuuint32_t box[4] = {64, 1, (cuuint32_t)tokens, 1}, step[4] = {1, 1, 1, 1};
+    return (int)encode(map,
+                       type == KS_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                      : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                       4, x.data, size, bytes, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
+/* Whether this kernel's code is for this chip: elsewhere its launch bounds leave too few. */
+bool runs_here(void (*kernel)(ks_hopper_job))
+{
+    cudaFuncAttributes attributes;
+    const void *function = reinterpret_cast<const void *>(kernel);
+    if (cudaFuncGetAttributes(&attributes, function) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return false;
+    }
+    return attributes.maxThreadsPerBlock >= KS_HOPPER_THREADS;
+}
+
+int run_f32(void *stream, const ks_attention_job &job)
+{
+    const f32_kernel *kernel = f32_kernels;
+    const f32_kernel *last = f32_kernels + sizeof f32_kernels / sizeof *f32_kernels - 1;
+    while (kernel < last && kernel->columns < job.width)
+        kernel++;
+    if (job.width > last->columns)
+        kernel = last - 1; /* 512 is four slices of 128 */
+    const int slices = (job.width + kernel->columns - 1) / kernel->columns;
+    return ks_launch(kernel->run, grid_of(job, KS_F32_TOKENS, slices), KS_F32_THREADS,
+                     ks_f32_shared(kernel->columns), stream, job);
+}
+
+int run_mma(void *stream, ks_dtype type, const ks_attention_job &job)
+{
+    const mma_kernel *kernel = wide_enough(mma_kernels, job.width);
+    if (kernel)
+        return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16,
+                         grid_of(job, kernel->queries, 1), KS_ATTENTION_THREADS, kernel->shared,
+                         stream, job);
+    if (job.width > 512)
+        return (int)cudaErrorInvalidValue;
+    const int slices = (job.width + KS_WIDE_COLUMNS - 1) / KS_WIDE_COLUMNS;
+    return ks_launch(type == KS_F16 ? ks_attention_wide<__half> : ks_attention_wide<__nv_bfloat16>,
+                     grid_of(job, KS_WIDE_QUERIES, slices), KS_ATTENTION_THREADS,
+                     ks_wide_shared(job.width), stream, job);
+}
+
+/* The Hopper kernel for this job, or NULL where another is to run. */
+const hopper_kernel *hopper_for(ks_dtype type, const ks_attention_job &job)
+{
+    if (!job.vectors || job.kv_tokens < LEAST_HOPPER_KEYS)
+        return nullptr;
+    const hopper_kernel *kernel = wide_enough(hopper_kernels, job.width);
+    if (!kernel || !runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16))
+        return nullptr;
+    return kernel;
+}
+
+int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
+               const ks_attention_job &job, ks_act y, ks_act q, ks_act k, ks_act v)
+{
+    ks_hopper_job hopper = {};
+    hopper.job = job;
+    if (tensor_map(&hopper.q, type, q, job.heads, 64) != CUDA_SUCCESS ||
+        tensor_map(&hopper.k, type, k, job.heads, kernel->keys) != CUDA_SUCCESS ||
+        tensor_map(&hopper.v, type, v, job.heads, kernel->keys) != CUDA_SUCCESS ||
+        tensor_map(&hopper.y, type, y, job.heads, 64) != CUDA_SUCCESS)
+        return (int)cudaErrorInvalidValue;
+    return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16,
+                     grid_of(job, KS_HOPPER_QUERIES, 1), KS_HOPPER_THREADS, kernel->shared, stream,
+                     hopper);
+}
+
+/* Every head of every token starts on 16 bytes and is a whole number of them. */
+bool on_vectors(ks_act x, int width)
+{
+    return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride % 8 == 0 && width % 8 == 0;
+}
+
+int64_t pixels_of(ks_act x)
+{
+    return (int64_t)x.h * x.w;
+}
+
+bool fits(ks_act y, ks_act q, ks_act k, ks_act v, int heads, const int32_t *kv_row)
+{
+    return heads > 0 && q.c > 0 && q.c % heads == 0 && y.c == q.c && k.c == q.c && v.c == q.c &&
+           y.n == q.n && pixels_of(y) == pixels_of(q) && v.n == k.n &&
+           pixels_of(v) == pixels_of(k) && pixels_of(q) <= INT_MAX / 2 &&
+           pixels_of(k) <= INT_MAX / 2 && q.n <= 65535 && heads <= 16383 && (kv_row || k.n >= q.n);
+}
+
+} // namespace
+
+size_t ks_cuda_attention_workspace(ks_dtype, int, int, int, int, int)
+{
+    return 0;
+}
+
+int ks_cuda_attention(void *stream, ks_dtype type, ks_act y, ks_act q, ks_act k, ks_act v,
+                      int heads, bool causal, const int32_t *kv_row, const int32_t *kv_len,
+                      void *, size_t)
+{
+    if (!fits(y, q, k, v, heads, kv_row) || (type != KS_F32 && type != KS_F16 && type != KS_BF16))
+        return (int)cudaErrorInvalidValue;
+    if (q.n == 0 || pixels_of(q) == 0)
+        return (int)cudaSuccess;
+    const int width = q.c / heads;
+    ks_attention_job job = {};
+    job.q = q.data, job.k = k.data, job.v = v.data, job.y = y.data;
+    job.q_stride = q.stride, job.k_stride = k.stride, job.v_stride = v.stride;
+    job.y_stride = y.stride;
+    job.n = q.n, job.heads = heads, job.width = width, job.causal = causal;
+    job.q_tokens = (int)pixels_of(q), job.kv_tokens = (int)pixels_of(k);
+    job.vectors = on_vectors(y, width) && on_vectors(q, width) && on_vectors(k, width) &&
+                  on_vectors(v, width);
+    job.scale = (float)(1.0 / sqrt((double)width));
+    job.kv_row = kv_row, job.kv_len = kv_len;
+    if (type == KS_F32)
+        return run_f32(stream, job);
+    const hopper_kernel *kernel = hopper_for(type, job);
+    return kernel ? run_hopper(stream, type, kernel, job, y, q, k, v) : run_mma(stream, type, job);
+}

@@ -1,0 +1,243 @@
+#include "store/mask_file.h"
+
+#include <math.h>
+#include <png.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "model/safetensors.h"
+#include "store/h5.h"
+
+enum { MOST = 1 << 28 }; /* values of a mask */
+
+/* Sizes as [N, H, W]; refuses what is no mask. */
+static int set_shape(const char *path, const char *name, int rank, const int64_t *size,
+                     int shape[3], ks_error *err)
+{
+    int64_t total = 1, flat[3] = {1, 1, 1};
+    bool one_channel = rank != 4 || size[1] == 1;
+    if (rank < 2 || rank > 4 || !one_channel)
+        return ks_error_set(err,
+                            "%s: %s has %d axes%s: a mask is [H, W], [N, H, W] or "
+                            "[N, 1, H, W]",
+                            path, name, rank, one_channel ? "" : " and channels");
+    flat[1] = size[rank - 2];
+    flat[2] = size[rank - 1];
+    flat[0] = rank > 2 ? size[0] : 1;
+    for (int i = 0; i < 3; i++) {
+        if (flat[i] < 1 || flat[i] > MOST || (total *= flat[i]) > MOST)
+            return ks_error_set(err, "%s: %s has a size that no mask has (%lld)", path, name,
+                                (long long)flat[i]);
+        shape[i] = (int)flat[i];
+    }
+    return 0;
+}
+
+static size_t elements(const int shape[3])
+{
+    return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2];
+}
+
+static int need_name(const char *path, const char *name, ks_error *err)
+{
+    if (name)
+        return 0;
+    return ks_error_set(err, "%s: a mask of this file needs its \"tensor\" named", path);
+}
+
+static int read_safetensors(const char *path, const char *name, float **values, int shape[3],
+                            ks_error *err)
+{
+    ks_view view;
+    int status = -1;
+    ks_safetensors *st = ks_safetensors_open(path, err);
+    if (!st)
+        return -1;
+    if (need_name(path, name, err) || ks_safetensors_get(st, name, &view, err) ||
+        set_shape(path, name, view.rank, view.shape, shape, err))
+        goto cleanup;
+    *values = ks_calloc(elements(shape), sizeof **values);
+    status = ks_view_floats(&view, *values, err);
+    if (status)
+        ks_error_wrap(err, "%s: %s", path, name);
+cleanup:
+    ks_safetensors_close(st);
+    return status;
+}
+
+static int read_hdf5(const char *path, const char *name, float **values, int shape[3],
+                     ks_error *err)
+{
+    int status = -1;
+    hsize_t held[H5S_MAX_RANK] = {0};
+    int64_t size[H5S_MAX_RANK] = {0};
+    hid_t set = -1, space = -1, file = ks_h5_open(path, NULL, err);
+    if (file < 0)
+        return -1;
+    if (need_name(path, name, err) ||
+        KS_H5(set = H5Dopen2(file, name, H5P_DEFAULT), err, "%s: cannot open data set /%s", path,
+              name) ||
+        KS_H5(space = H5Dget_space(set), err, "%s: /%s", path, name))
+        goto cleanup;
+    int rank = H5Sget_simple_extent_dims(space, held, NULL);
+    for (int i = 0; i < rank; i++)
+        size[i] = held[i] > INT64_MAX ? INT64_MAX : (int64_t)held[i];
+    if (set_shape(path, name, rank, size, shape, err))
+        goto cleanup;
+    *values = ks_calloc(elements(shape), sizeof **values);
+    status = ks_h5_read_items(set, path, H5T_NATIVE_FLOAT, 0, (uint64_t)size[0], *values, err);
+cleanup:
+    ks_h5_close(&space);
+    ks_h5_close(&set);
+    H5Fclose(file);
+    return status;
+}
+
+/* --- PNG --- */
+
+enum { RED, GREEN, BLUE, ALPHA, CHANNELS };
+
+static int channel_of(const char *path, const char *name, ks_error *err)
+{
+    static const char *const names[CHANNELS] = {"red", "green", "blue", "alpha"};
+    for (int i = 0; i < CHANNELS; i++)
+        if (!name || strcmp(name, names[i]) == 0)
+            return i;
+    return ks_error_set(err,
+                        "%s: a PNG has no channel \"%.40s\"; give \"red\", \"green\", \"blue\" "
+                        "or \"alpha\"",
+                        path, name);
+}
+
+/* A PNG that is being read: every failure of the library comes back to try_png. */
+typedef struct reading {
+    const char *path;
+    FILE *f;
+    png_structp png;
+    png_infop info;
+    uint8_t *rgba; /* [height, width, 4] */
+    png_bytepp line;
+    char why[128];
+} reading;
+
+static void on_error(png_structp png, png_const_charp text)
+{
+    reading *r = png_get_error_ptr(png);
+    snprintf(r->why, sizeof r->why, "%s", text);
+    png_longjmp(png, 1);
+}
+
+static void on_warning(png_structp png, png_const_charp text)
+{
+    (void)png, (void)text;
+}
+
+/* Whatever the file holds becomes RGBA bytes, values as they are stored. Leaves by longjmp when the
+ * library fails. */
+static int read_rgba(reading *r, int shape[3], ks_error *err)
+{
+    png_init_io(r->png, r->f);
+    png_read_info(r->png, r->info);
+    const int64_t size[2] = {png_get_image_height(r->png, r->info),
+                             png_get_image_width(r->png, r->info)};
+    if (set_shape(r->path, "the picture", 2, size, shape, err))
+        return -1;
+    png_set_expand(r->png);
+    png_set_scale_16(r->png);
+    png_set_gray_to_rgb(r->png);
+    png_set_add_alpha(r->png, 255, PNG_FILLER_AFTER);
+    png_set_interlace_handling(r->png);
+    png_read_update_info(r->png, r->info);
+    r->rgba = ks_calloc(elements(shape), CHANNELS);
+    r->line = ks_calloc((size_t)shape[1], sizeof *r->line);
+    for (int y = 0; y < shape[1]; y++)
+        r->line[y] = r->rgba + (size_t)y * (size_t)shape[2] * CHANNELS;
+    png_read_image(r->png, r->line);
+    return 0;
+}
+
+static int try_png(reading *r, int shape[3], ks_error *err)
+{
+    if (setjmp(png_jmpbuf(r->png)))
+        return ks_error_set(err, "%s: cannot read the PNG file: %s", r->path, r->why);
+    return read_rgba(r, shape, err);
+}
+
+static int read_png(const char *path, const char *name, float **values, int shape[3], ks_error *err)
+{
+    reading r = {.path = path};
+    int channel = channel_of(path, name, err), status = -1;
+    if (channel < 0)
+        return -1;
+    r.f = fopen(path, "rb");
+    r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r, on_error, on_warning);
+    r.info = r.png ? png_create_info_struct(r.png) : NULL;
+    if (r.f && r.info)
+        status = try_png(&r, shape, err);
+    else
+        ks_error_set(err, "%s: cannot be read", path);
+    if (status == 0) {
+        *values = ks_calloc(elements(shape), sizeof **values);
+        for (size_t i = 0; i < elements(shape); i++) {
+            int byte = r.rgba[i * CHANNELS + (size_t)channel];
+            (*values)[i] = (float)(channel == ALPHA ? 255 - byte : byte) / 255.0F;
+        }
+    }
+    png_destroy_read_struct(&r.png, &r.info, NULL);
+    free(r.rgba);
+    free(r.line);
+    if (r.f)
+        fclose(r.f);
+    return status;
+}
+
+/* --- all of them --- */
+
+static bool is_png(const char *path)
+{
+    png_byte head[8] = {0};
+    FILE *f = fopen(path, "rb");
+    size_t n = f ? fread(head, 1, sizeof head, f) : 0;
+    if (f)
+        fclose(f);
+    return n == sizeof head && png_sig_cmp(head, 0, sizeof head) == 0;
+}
+
+static bool is_hdf5(const char *path)
+{
+    ks_h5_start();
+    bool hdf5 = H5Fis_hdf5(path) > 0;
+    H5Eclear2(H5E_DEFAULT);
+    return hdf5;
+}
+
+static int check_finite(const char *path, const float *values, const int shape[3], ks_error *err)
+{
+    for (size_t i = 0; i < elements(shape); i++)
+        if (!isfinite(values[i]))
+            return ks_error_set(err,
+                                "%s: the mask holds a value that is not finite; give numbers "
+                                "from 0 to 1",
+                                path);
+    return 0;
+}
+
+int ks_mask_read(const char *path, const char *name, float **values, int shape[3], ks_error *err)
+{
+    int status;
+    *values = NULL;
+    if (is_png(path))
+        status = read_png(path, name, values, shape, err);
+    else if (is_hdf5(path))
+        status = read_hdf5(path, name, values, shape, err);
+    else
+        status = read_safetensors(path, name, values, shape, err);
+    if (status || check_finite(path, *values, shape, err)) {
+        free(*values);
+        *values = NULL;
+        return -1;
+    }
+    return 0;
+}

@@ -1,0 +1,133 @@
+"""ksweep submit where there is no Slurm: the script it writes, and what it refuses."""
+import os
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../e2e"))
+from support import KSWEEP, MPI, ROOT, Case, ksweep  # noqa: E402
+
+
+def body(script):
+    return script[script.index("# --- nothing below"):]
+
+
+class Submit(Case):
+    def dry_run(self, *args):
+        return self.run_ok("submit", *args, "--dry-run").stdout
+
+    def directives(self, *args):
+        return [line[8:] for line in self.dry_run(*args).splitlines() if line.startswith("#SBATCH ")]
+
+    def submit(self, *args, sbatch=None):
+        """With a folder in PATH that has this text as sbatch, and nothing else."""
+        folder = self.path("bin")
+        os.makedirs(folder, exist_ok=True)
+        if sbatch is not None:
+            with open(folder + "/sbatch", "w") as f:
+                f.write("#!/bin/sh\n" + sbatch)
+            os.chmod(folder + "/sbatch", 0o755)
+        return subprocess.run([KSWEEP, "submit", *args], env=dict(MPI, PATH=folder), text=True, capture_output=True,
+                              timeout=60)
+
+    def test_every_option_has_its_line(self):
+        lines = self.directives(self.job(), "--nodes", 3, "--gpus-per-node", 4, "--tasks-per-node", 2, "--cpus-per-task", 6,
+                                "--time", "2-12", "--partition", "gpu,spot", "--account", "art", "--sbatch=--mem=64G",
+                                "--sbatch", "--qos=low")
+        self.assertEqual(lines, ["--job-name=job", "--output=%x-%j.log", "--nodes=3", "--ntasks-per-node=2",
+                                 "--gpus-per-node=4", "--cpus-per-task=6", "--time=2-12", "--partition=gpu,spot",
+                                 "--account=art", "--mem=64G", "--qos=low"])
+
+    def test_what_is_not_said_is_one_whole_node_with_one_task(self):
+        self.assertEqual(self.directives(self.job()), ["--job-name=job", "--output=%x-%j.log", "--nodes=1",
+                                                       "--ntasks-per-node=1", "--exclusive"])
+
+    def test_gpus_get_a_task_each(self):
+        lines = self.directives(self.job(), "--gpus-per-node", 4)
+        self.assertIn("--ntasks-per-node=4", lines)
+        self.assertNotIn("--exclusive", lines)
+
+    def test_a_preemptible_job_requeues_and_is_warned(self):
+        for time, seconds in ("1:00:00", 120), ("8:00", 120), ("4", 60), ("0-0:1", 15), (None, 120):
+            limit = ["--time", time] if time else []
+            lines = self.directives(self.job(), "--preemptible", *limit)
+            for line in "--requeue", "--open-mode=append", f"--signal=B:USR1@{seconds}":
+                self.assertIn(line, lines, time)
+
+    def test_the_bodies_are_those_of_the_scripts_in_slurm(self):
+        for name, options in ("many-nodes", []), ("one-node", []), ("preemptible", ["--preemptible"]):
+            with open(os.path.join(ROOT, "slurm", name + ".sbatch")) as f:
+                self.assertEqual(body(f.read()), body(self.dry_run(self.job(), *options)), name)
+
+    def test_the_shell_reads_back_what_was_given(self):
+        folder = self.path("a folder's $HOME \"here\"")
+        os.mkdir(folder)
+        os.rename(self.job(), folder + "/my job.json")
+        sets = ["positive=it's a `dog` \\ $(x)", "cfg=[2,4]", "negative="]
+        given = [x for s in sets for x in ("--set", s)]
+        script = self.dry_run(folder + "/my job.json", "-o", folder + "/out.h5", *given)
+        shown = subprocess.run(["bash", "-c", script.split("# --- nothing below")[0] +
+                                'printf "%s\\0" "$JOB" "$KSWEEP" "${OPTIONS[@]}"'], text=True, capture_output=True,
+                               env={"PATH": os.environ["PATH"]}, check=True).stdout.split("\0")[:-1]
+        self.assertEqual(shown, [folder + "/my job.json", os.path.realpath(KSWEEP), "-o", folder + "/out.h5", *given])
+        self.assertIn("#SBATCH --job-name=my_job\n", script)
+
+    def test_a_relative_job_is_found_from_everywhere(self):
+        self.job()
+        done = subprocess.run([KSWEEP, "submit", "job.json", "-o", "o.h5", "--dry-run"], cwd=self.folder, env=MPI, text=True,
+                              capture_output=True, check=True)
+        self.assertIn(f"JOB={self.folder}/job.json\nOPTIONS=(-o {self.folder}/o.h5)\n", done.stdout)
+
+    def test_a_dry_run_writes_nothing(self):
+        job = self.job()
+        self.dry_run(job)
+        self.assertEqual(os.listdir(self.folder), ["job.json"])
+
+    def test_bad_values_are_refused(self):
+        job = self.job()
+        for args in (["--time", "5m"], ["--time", "1:2:3:4"], ["--time", "0"], ["--time", "5:"], ["--time", "9" * 30],
+                     ["--partition", "a b"], ["--partition", "x\n#SBATCH --mem=1"], ["--account", ""],
+                     ["--account", "--nodes=9"], ["--sbatch", "mem=4G"], ["--sbatch", "--mem=1\nrm"], ["--nodes", "0"],
+                     ["--gpus-per-node", "-1"], ["--tasks-per-node", "two"]):
+            with self.subTest(args=args):
+                done = ksweep("submit", job, *args, "--dry-run")
+                self.assertIn(args[0], done.stderr)
+                self.assertEqual((done.returncode, done.stdout, done.stderr.count("ksweep: ")), (2, "", 1))
+        self.assertEqual(os.listdir(self.folder), ["job.json"])
+
+    def test_a_job_that_could_not_run_is_not_submitted(self):
+        self.assert_one_line(ksweep("submit", self.job(steps=0)), "steps")
+        self.assert_one_line(ksweep("submit", self.job(model="none.safetensors")), "none.safetensors")
+        self.assertEqual(os.listdir(self.folder), ["job.json"])
+
+    def test_sbatch_gets_the_script_and_its_answer_is_shown(self):
+        done = self.submit(self.job(), sbatch='echo "Submitted batch job 7"; while read -r x; do echo "$x"; done <"$1"')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stdout.splitlines()
+        self.assertEqual(lines[:2], [self.path("job.sbatch"), "Submitted batch job 7"])
+        self.assertIn("#SBATCH --nodes=1", lines)
+
+    def test_without_sbatch_the_script_is_kept(self):
+        self.assert_one_line(self.submit(self.job()), "job.sbatch", "sbatch", "No such file")
+        self.assertTrue(os.path.exists(self.path("job.sbatch")))
+
+    def test_an_sbatch_that_refuses_is_told(self):
+        done = self.submit(self.job(), sbatch="exit 1")
+        self.assert_one_line(done, "job.sbatch", "sbatch")
+
+    def test_only_an_own_script_is_replaced(self):
+        job = self.job()
+        with open(self.path("job.sbatch"), "w") as f:
+            f.write("#!/bin/bash\necho mine\n")
+        self.assert_one_line(self.submit(job, sbatch=":"), "job.sbatch", "--script")
+        with open(self.path("job.sbatch")) as f:
+            self.assertEqual(f.read(), "#!/bin/bash\necho mine\n")
+        for nodes in "1", "2":
+            done = self.submit(job, "--script", self.path("own.sbatch"), "--nodes", nodes, sbatch=":")
+            self.assertEqual(done.returncode, 0, done.stderr)
+        with open(self.path("own.sbatch")) as f:
+            self.assertIn("--nodes=2\n", f.read())
+
+
+if __name__ == "__main__":
+    unittest.main()
