@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 source jobs/setup.sh
 
 install_packages "${build_packages[@]}"
-build_preset release ksweep -DKSWEEP_TESTS=OFF
+# shellcheck disable=SC2046
+build_preset release ksweep -DKSWEEP_TESTS=OFF $(gpu_options)
 mkdir -p out
 run_ranks 2 build/release/src/cli/ksweep run jobs/demo.json --progress 5 "$@"
 build/release/src/cli/ksweep sheet out/demo.h5 -x positive -y cfg -o out/demo.png >/dev/null

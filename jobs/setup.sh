@@ -47,6 +47,28 @@ build_preset() {
   rm -f "$log"
 }
 
+# The architecture of the first NVIDIA GPU as CMake wants it ("90a"), or failure where there is none.
+gpu_architecture() {
+  local capability
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)
+  case "$capability" in
+    8.9) echo 89 ;;
+    8.*) echo 80 ;;
+    9.0) echo 90a ;;
+    *) return 1 ;;
+  esac
+}
+
+# CMake's options for the GPU that is there, or for none.
+gpu_options() {
+  local architecture
+  if architecture=$(gpu_architecture); then
+    echo "-DKSWEEP_CUDA=AUTO -DKSWEEP_CUDA_ARCHITECTURES=$architecture"
+  else
+    echo "-DKSWEEP_CUDA=OFF"
+  fi
+}
+
 # mpirun with what a container, root and few cores ask for.
 run_ranks() {
   local ranks=$1
@@ -58,6 +80,7 @@ run_ranks() {
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   install_packages "${build_packages[@]}"
   cd "$setup_root"
-  build_preset release ksweep -DKSWEEP_TESTS=OFF
+  # shellcheck disable=SC2046
+  build_preset release ksweep -DKSWEEP_TESTS=OFF $(gpu_options)
   echo "build/release/src/cli/ksweep"
 fi

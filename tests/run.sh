@@ -9,8 +9,9 @@ cd "$(dirname "$0")/.."
 source jobs/setup.sh
 
 quick=
+gpu=
 case "${1-}" in
-  --gpu) echo "skipped: this version renders on the CPU only and has no GPU tests"; exit 0 ;;
+  --gpu) gpu=1 ;;
   --quick) quick=1 ;;
   "") ;;
   *) echo "usage: tests/run.sh [--gpu | --quick]" >&2; exit 2 ;;
@@ -18,25 +19,39 @@ esac
 
 install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema valgrind mandoc \
   slurm-wlm munge
+
+if [ -n "$gpu" ]; then
+  architecture=$(gpu_architecture) || { echo "no NVIDIA GPU here: nothing was tested" >&2; exit 1; }
+  build_preset gpu all -DKSWEEP_TESTS=ON -DKSWEEP_BENCH=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=ON \
+    -DKSWEEP_CUDA_ARCHITECTURES="$architecture"
+  exec ctest --test-dir build/gpu -L gpu --output-on-failure
+fi
 skipped=()
 
 echo "== release build, warnings are errors"
-build_preset release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON
+build_preset release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
 if [ -z "$quick" ]; then
   echo "== build with AddressSanitizer and UndefinedBehaviorSanitizer"
-  build_preset asan all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON
-  echo "== unit tests under the sanitizers"
+  build_preset asan all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
+  echo "== unit tests, and the program's tools, under the sanitizers"
   ctest --test-dir build/asan -L unit --output-on-failure -j "$(nproc)"
+  ctest --test-dir build/asan -R '^e2e_test_tools$' --output-on-failure
 else
   skipped+=("the sanitizer and valgrind runs: --quick")
 fi
-command -v nvcc >/dev/null && skipped+=("kernels/: there are none in this version")
-command -v nvidia-smi >/dev/null || skipped+=("GPU tests: no GPU here")
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  echo "== the CUDA backend for sm_90a, warnings are errors"
+  build_preset gpu ks_backend -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=AUTO -DKSWEEP_CUDA_ARCHITECTURES=90a
+  grep -q 'KSWEEP_CUDNN:FILEPATH=/' build/gpu/CMakeCache.txt || skipped+=("compiling kernels/: no cuDNN here")
+else
+  skipped+=("compiling kernels/: no nvcc here")
+fi
+skipped+=("the GPU's tests: tests/run.sh --gpu runs them where there is one")
 
+for reason in "${skipped[@]}"; do
+  echo "skipped: $reason"
+done
 echo "== all tests"
 label=()
 [ -n "$quick" ] && label=(-LE slow)
 ctest --test-dir build/release "${label[@]}" --output-on-failure -j "$(nproc)"
-for reason in "${skipped[@]}"; do
-  echo "skipped: $reason"
-done

@@ -30,7 +30,7 @@ void ks_progress_start(ks_progress_line *line, bool quiet, double log_seconds)
 /* Rows a second since they were last counted. Ranks tell their rows with every sample, so they come in steps. */
 static void count_rows(ks_progress_line *line, double rows, double now)
 {
-    if (!line->rows_time)
+    if (line->rows_time == 0)
         line->rows_time = now;
     if (now - line->rows_time < 0.5 || rows <= line->rows)
         return;

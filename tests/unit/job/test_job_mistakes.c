@@ -336,7 +336,8 @@ static const mistake region_mistakes[] = {
     {"positive={\"text\":\"a\",\"mask\":{\"file\":\"m.png\"},\"mask_strength\":-1}",
      "positive.mask_strength: -1 does not fit; give a number from 0 to 1000"},
     {"positive={\"text\":\"a\",\"area\":[64,64,0,0],\"set_area_to_bounds\":false}",
-     "positive.set_area_to_bounds: belongs to a mask that is not there; give \"mask\" or remove it"},
+     "positive.set_area_to_bounds: belongs to a mask that is not there; give \"mask\" or remove "
+     "it"},
     {"positive={\"text\":\"a\",\"set_area_to_bounds\":1}",
      "positive.set_area_to_bounds: 1 does not fit; give true or false"},
     {"latent_image={\"width\":512,\"height\":512,\"noise_mask\":\"m.png\"}",
