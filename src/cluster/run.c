@@ -260,7 +260,7 @@ static int open_job(run *r, ks_error *err)
 static int flush_shard(run *r, bool now, ks_error *err)
 {
     enum { FLUSH_SECONDS = 2 };
-    if (!r->unflushed_since || (!now && ks_seconds() - r->unflushed_since < FLUSH_SECONDS))
+    if (r->unflushed_since == 0 || (!now && ks_seconds() - r->unflushed_since < FLUSH_SECONDS))
         return 0;
     r->unflushed_since = 0;
     return ks_shard_flush(r->shard, err);
@@ -279,7 +279,7 @@ static int append_rows(run *r, const ks_rendered *result, ks_error *err)
         if (ks_shard_append(r->shard, &row, values, rgb, err))
             return -1;
     }
-    if (!r->unflushed_since)
+    if (r->unflushed_since == 0)
         r->unflushed_since = ks_seconds();
     return flush_shard(r, false, err);
 }
