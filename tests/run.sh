@@ -3,6 +3,7 @@
 #   tests/run.sh          everything but the GPU's
 #   tests/run.sh --gpu    the GPU's tests alone
 #   tests/run.sh --quick  without the sanitizer and valgrind runs
+#   tests/run.sh --slurm  the tests under a real Slurm on this machine alone
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=jobs/setup.sh
@@ -10,21 +11,27 @@ source jobs/setup.sh
 
 quick=
 gpu=
+slurm=
 case "${1-}" in
   --gpu) gpu=1 ;;
   --quick) quick=1 ;;
+  --slurm) slurm=1 ;;
   "") ;;
-  *) echo "usage: tests/run.sh [--gpu | --quick]" >&2; exit 2 ;;
+  *) echo "usage: tests/run.sh [--gpu | --quick | --slurm]" >&2; exit 2 ;;
 esac
 
-install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema valgrind mandoc \
-  slurm-wlm munge
+install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema valgrind mandoc
 
 if [ -n "$gpu" ]; then
   architecture=$(gpu_architecture) || { echo "no NVIDIA GPU here: nothing was tested" >&2; exit 1; }
   build_preset gpu all -DKSWEEP_TESTS=ON -DKSWEEP_BENCH=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=ON \
     -DKSWEEP_CUDA_ARCHITECTURES="$architecture"
   exec ctest --test-dir build/gpu -L gpu --output-on-failure
+fi
+if [ -n "$slurm" ]; then
+  install_packages slurm-wlm munge
+  build_preset release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
+  exec ctest --test-dir build/release -L slurm --output-on-failure
 fi
 skipped=()
 
@@ -47,11 +54,12 @@ else
   skipped+=("compiling kernels/: no nvcc here")
 fi
 skipped+=("the GPU's tests: tests/run.sh --gpu runs them where there is one")
+skipped+=("the tests under a real Slurm: tests/run.sh --slurm runs them, as root")
 
 for reason in "${skipped[@]}"; do
   echo "skipped: $reason"
 done
 echo "== all tests"
-label=()
-[ -n "$quick" ] && label=(-LE slow)
-ctest --test-dir build/release "${label[@]}" --output-on-failure -j "$(nproc)"
+left_out=slurm
+[ -n "$quick" ] && left_out='slurm|slow'
+ctest --test-dir build/release -LE "$left_out" --output-on-failure -j "$(nproc)"

@@ -34,7 +34,8 @@ static int make_folder(void **state)
 static int remove_folder(void **state)
 {
     (void)state;
-    const char *names[] = {"run.lock", "part-0-of-2.lock", "collect.lock", "layout", "shard-0000.h5"};
+    const char *names[] = {"run.lock", "part-0-of-2.lock", "collect.lock", "layout",
+                           "shard-0000.h5"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = ks_format("%s.d/%s", out, names[i]);
         unlink(path);

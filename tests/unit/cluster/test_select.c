@@ -149,7 +149,8 @@ static void mistakes_in_filters_are_told(void **state)
                              "range as in 0..9");
     is_refused("scheduler=karas", "\"karas\" does not fit; give the name of a scheduler");
     is_refused("cfg=2,3,4", "no value of this sweep is \"3\"; cfg has -1.5, 2, 4");
-    is_refused("scheduler=beta", "no value of this sweep is \"beta\"; scheduler has karras, normal");
+    is_refused("scheduler=beta",
+               "no value of this sweep is \"beta\"; scheduler has karras, normal");
     is_refused("positive=3", "no value of this sweep is \"3\"; positive has the places 0 to 2");
     is_refused("index=0,864", "the sweep has the samples 0 to 863");
 }
@@ -215,7 +216,7 @@ static void shards_are_disjoint_and_of_equal_size(void **state)
     ks_job_free(job);
 }
 
-/* steps is the fastest axis with several values: one shard of three must not get all the slow ones. */
+/* steps is the fastest axis with several values: one shard of three must not get all slow ones. */
 static void shards_have_a_fair_share_of_slow_points(void **state)
 {
     (void)state;

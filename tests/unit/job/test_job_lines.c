@@ -74,8 +74,8 @@ static void is_refused_sized(const char *set, const char *bytes, size_t size, co
     char expected[400], *folder_name = strndup(err.text, (size_t)(job - err.text));
     const char *place = strstr(what, "@");
     if (place)
-        snprintf(expected, sizeof expected, "%.*s%s/values%s", (int)(place - what), what, folder_name,
-                 place + 1);
+        snprintf(expected, sizeof expected, "%.*s%s/values%s", (int)(place - what), what,
+                 folder_name, place + 1);
     else
         snprintf(expected, sizeof expected, "%s", what);
     assert_string_equal(job + strlen("/job.json: "), expected);
