@@ -118,7 +118,8 @@ class Runs(Case):
 
 
 class Stops(Case):
-    LONG = {"seed": {"start": 1, "count": 60}, "steps": 20, "latent_image": {"width": 128, "height": 128}}
+    SAMPLES = 30
+    LONG = {"seed": {"start": 1, "count": SAMPLES}, "steps": 20, "latent_image": {"width": 128, "height": 128}}
 
     def stop_and_resume(self, how, ranks):
         job = self.job(**self.LONG)
@@ -132,7 +133,7 @@ class Stops(Case):
         self.assertEqual(left.returncode, 75)
         self.assertGreaterEqual(done, 3)
         rest = self.run_ok("run", job)
-        self.assertIn(f"{60 - done} samples rendered", rest.stdout)
+        self.assertIn(f"{self.SAMPLES - done} samples rendered", rest.stdout)
         self.run_ok("run", job, "-o", self.path("whole.h5"))
         self.assertEqual(self.latents(self.path("out.h5")).tobytes(), self.latents(self.path("whole.h5")).tobytes())
         return process
