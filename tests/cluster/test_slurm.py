@@ -74,7 +74,7 @@ class Job:
     """A job in the queue."""
 
     def __init__(self, answer, folder):
-        self.id = re.search(r"\d+", answer.splitlines()[-1]).group()
+        self.id = re.search(r"\d+(_\d+)?", answer.splitlines()[-1]).group()
         self.folder = folder
 
     def shown(self):
@@ -82,7 +82,7 @@ class Job:
 
     def log(self):
         text = ""
-        for path in glob.glob(f"{self.folder}/*-{self.id}.log"):
+        for path in sorted(glob.glob(f"{self.folder}/*-{self.id}*.log")):
             with open(path) as f:
                 text += f.read()
         return text
@@ -170,6 +170,14 @@ class Launchers(SlurmCase):
         self.check("srun.h5", job.wait_for_state("COMPLETED"), 4)
         job = self.sbatch("many-nodes", self.short, "-o", "mpirun.h5", options=["--ntasks-per-node=2"], env=MPIRUN)
         self.check("mpirun.h5", job.wait_for_state("COMPLETED"), 4)
+
+    def test_an_array_shares_one_output(self):
+        job = self.sbatch("array", self.short, "-o", "array.h5", options=["--array=0-3"])
+        job.wait(lambda *_: ok("squeue", "-h", "-j", job.id) == "", "the end of the array")
+        log = job.log()
+        parts = [int(n) for n in re.findall(r"^(\d+) samples rendered", log, re.M)]
+        self.assertEqual((len(parts), sum(parts)), (4, 12), log)
+        self.check("array.h5", log)
 
     def test_variables_at_the_top_of_a_script_are_enough(self):
         with open(os.path.join(ROOT, "slurm/many-nodes.sbatch")) as f:
@@ -291,6 +299,19 @@ class Stops(SlurmCase):
         self.assertIn(f"\n{SAMPLES - done - second} samples rendered", log)
         self.assertEqual((job.shown()["JobState"], job.shown()["Restarts"]), ("CANCELLED", "1"))
         self.check(log)
+
+    def test_a_stopped_task_of_an_array_is_requeued_alone(self):
+        job = self.start("array", "--array=0-1")
+        last = Job(f"{job.id}_1", self.folder)
+        self.wait_for_rows(last, 1)
+        ok("scancel", "-b", "-s", "USR1", last.id)
+        self.wait_for_requeue(last)
+        self.assertEqual(Job(f"{job.id}_0", self.folder).shown()["Restarts"], "0")
+        self.assertEqual(last.log().count("goes back into the queue"), 1)
+        last.wait_for_state("COMPLETED")
+        job.wait(lambda *_: ok("squeue", "-h", "-j", job.id) == "", "the end of the array")
+        self.assertEqual(Job(f"{job.id}_0", self.folder).shown()["Restarts"], "0")
+        self.check(job.log())
 
     def test_scontrol_requeue_and_a_kill_lose_nothing(self):
         job = self.start("preemptible", "--ntasks-per-node=2")
