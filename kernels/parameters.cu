@@ -1,29 +1,11 @@
 #include "kernels/parameters.h"
 
+#include "kernels/grid.cuh"
 #include "kernels/types.cuh"
 
 namespace {
 
 using namespace ks;
-
-constexpr int threads = 256;
-
-unsigned blocks_for(int64_t count)
-{
-    constexpr int64_t at_most = 1 << 16;
-    const int64_t blocks = (count + threads - 1) / threads;
-    return static_cast<unsigned>(blocks < at_most ? blocks : at_most);
-}
-
-__device__ __forceinline__ int64_t first_index()
-{
-    return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
-
-__device__ __forceinline__ int64_t index_step()
-{
-    return static_cast<int64_t>(gridDim.x) * blockDim.x;
-}
 
 template <typename T, typename S>
 __global__ void pack_parameter(T *to, const S *from, int64_t in, int64_t taps, int64_t count)

@@ -3,11 +3,9 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/parameter.h"
 
-enum {
-    LINE = 16,    /* floats of a cache line */
-    KERNEL = 1024 /* the largest kernel's side */
-};
+enum { LINE = 16 /* floats of a cache line */ };
 
 /* --- conversion --- */
 
@@ -75,39 +73,6 @@ static void convert(float *out, const ks_view *view, int64_t first, int64_t n)
     c->convert(out, (const unsigned char *)view->data + first * c->bytes, n);
 }
 
-/* --- checks --- */
-
-static int check_dtype(const ks_view *v, ks_error *err)
-{
-    if (conversions[v->dtype].convert)
-        return 0;
-    return ks_error_set(err, "a parameter of integer type: F32, F16, BF16 or F64 is needed");
-}
-
-/* [out, in] or [out, in, kh, kw], the same in, kh and kw as the first part. */
-static int check_part(const ks_view *v, const ks_view *first, ks_error *err)
-{
-    if (v->rank != 2 && v->rank != 4)
-        return ks_error_set(err, "a linear or convolution weight of rank %d: 2 or 4 is needed",
-                            v->rank);
-    for (int d = 0; d < v->rank; d++)
-        if (v->shape[d] < 1 || v->shape[d] > (d < 2 ? INT32_MAX : KERNEL))
-            return ks_error_set(err, "a weight of size %lld along axis %d", (long long)v->shape[d],
-                                d);
-    for (int d = 1; d < v->rank; d++)
-        if (v->rank != first->rank || v->shape[d] != first->shape[d])
-            return ks_error_set(err, "weights to be joined differ in more than their outputs");
-    return check_dtype(v, err);
-}
-
-static int check_vector(const ks_view *v, int64_t length, const char *what, ks_error *err)
-{
-    if (v->rank != 1 || v->shape[0] != length)
-        return ks_error_set(err, "a %s of rank %d, first size %lld: [%lld] is needed", what,
-                            v->rank, v->rank > 0 ? (long long)v->shape[0] : 0, (long long)length);
-    return check_dtype(v, err);
-}
-
 /* --- packing --- */
 
 /* data and, where asked for, bias, both zeros. */
@@ -155,21 +120,6 @@ static void pack_outputs(void *arg, int index, int worker)
                 to[o] = rows[o * terms + i * taps + tap];
 }
 
-/* The parts' outputs together; -1 and err where they cannot be joined. */
-static int64_t joined_outputs(int parts, const ks_view *view, const ks_view *bias, ks_error *err)
-{
-    int64_t out = 0;
-    for (int i = 0; i < parts; out += view[i++].shape[0]) {
-        if (check_part(&view[i], view, err) < 0)
-            return -1;
-        if (bias && check_vector(&bias[i], view[i].shape[0], "bias", err) < 0)
-            return -1;
-    }
-    if (out > 0 && out <= INT32_MAX)
-        return out;
-    return ks_error_set(err, "a weight of %lld outputs", (long long)out);
-}
-
 /* A part and its bias, from column `column` on. */
 static void pack_part(ks_cpu *cpu, ks_weight *w, const ks_view *view, const ks_view *bias,
                       int64_t column)
@@ -184,7 +134,7 @@ ks_weight *ks_cpu_weight(ks_ops *ops, int parts, const ks_view *view, const ks_v
                          ks_error *err)
 {
     ks_cpu *cpu = ks_cpu_of(ops);
-    int64_t out = joined_outputs(parts, view, bias, err);
+    int64_t out = ks_parameter_outputs(parts, view, bias, err);
     if (out < 0)
         return NULL;
     int64_t kh = view->rank == 4 ? view->shape[2] : 1, kw = view->rank == 4 ? view->shape[3] : 1;
@@ -209,8 +159,8 @@ ks_weight *ks_cpu_norm_weight(ks_ops *ops, const ks_view *gamma, const ks_view *
 {
     (void)ops;
     int64_t c = gamma->rank == 1 ? gamma->shape[0] : 0;
-    if (check_vector(gamma, c, "norm's scale", err) < 0 ||
-        check_vector(beta, c, "norm's shift", err) < 0)
+    if (ks_parameter_check_vector(gamma, c, "norm's scale", err) < 0 ||
+        ks_parameter_check_vector(beta, c, "norm's shift", err) < 0)
         return NULL;
     ks_weight *w = new_weight(1, c, true, err);
     if (!w)
@@ -228,7 +178,7 @@ ks_weight *ks_cpu_table(ks_ops *ops, const ks_view *table, ks_error *err)
         ks_error_set(err, "a table of rank %d: 2 is needed", table->rank);
         return NULL;
     }
-    if (check_dtype(table, err) < 0)
+    if (ks_parameter_check_type(table, err) < 0)
         return NULL;
     ks_weight *w = new_weight(table->shape[0], table->shape[1], false, err);
     if (!w)

@@ -3,62 +3,8 @@
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
+#include "backend/parameter.h"
 #include "kernels/parameters.h"
-
-enum { KERNEL = 1024 /* the largest kernel's side */ };
-
-static const int source_bytes[] = {
-    [KS_F32] = 4, [KS_F16] = 2, [KS_BF16] = 2, [KS_F64] = 8,
-    [KS_I32] = 0, [KS_I64] = 0, [KS_U8] = 0,
-};
-
-/* --- checks --- */
-
-static int check_dtype(const ks_view *v, ks_error *err)
-{
-    if (source_bytes[v->dtype])
-        return 0;
-    return ks_error_set(err, "a parameter of integer type: F32, F16, BF16 or F64 is needed");
-}
-
-/* [out, in] or [out, in, kh, kw], the same in, kh and kw as the first part. */
-static int check_part(const ks_view *v, const ks_view *first, ks_error *err)
-{
-    if (v->rank != 2 && v->rank != 4)
-        return ks_error_set(err, "a linear or convolution weight of rank %d: 2 or 4 is needed",
-                            v->rank);
-    for (int d = 0; d < v->rank; d++)
-        if (v->shape[d] < 1 || v->shape[d] > (d < 2 ? INT32_MAX : KERNEL))
-            return ks_error_set(err, "a weight of size %lld along axis %d", (long long)v->shape[d],
-                                d);
-    for (int d = 1; d < v->rank; d++)
-        if (v->rank != first->rank || v->shape[d] != first->shape[d])
-            return ks_error_set(err, "weights to be joined differ in more than their outputs");
-    return check_dtype(v, err);
-}
-
-static int check_vector(const ks_view *v, int64_t length, const char *what, ks_error *err)
-{
-    if (v->rank != 1 || v->shape[0] != length)
-        return ks_error_set(err, "a %s of rank %d, first size %lld: [%lld] is needed", what,
-                            v->rank, v->rank > 0 ? (long long)v->shape[0] : 0, (long long)length);
-    return check_dtype(v, err);
-}
-
-/* The parts' outputs together; -1 and err where they cannot be joined. */
-static int64_t joined_outputs(int parts, const ks_view *view, const ks_view *bias, ks_error *err)
-{
-    int64_t out = 0;
-    for (int i = 0; i < parts; out += view[i++].shape[0]) {
-        if (check_part(&view[i], view, err) < 0)
-            return -1;
-        if (bias && check_vector(&bias[i], view[i].shape[0], "bias", err) < 0)
-            return -1;
-    }
-    if (out > 0 && out <= INT32_MAX)
-        return out;
-    return ks_error_set(err, "a weight of %lld outputs", (long long)out);
-}
 
 /* --- packing --- */
 
@@ -67,7 +13,7 @@ static bool pack(ks_cuda *c, ks_dtype type, void *to, int64_t at, const ks_view 
                  int64_t in, int64_t taps)
 {
     size_t mark = ks_cuda_mark(&c->ops);
-    size_t bytes = (size_t)(out * in * taps) * (size_t)source_bytes[v->dtype];
+    size_t bytes = (size_t)(out * in * taps) * (size_t)ks_parameter_bytes(v->dtype);
     size_t element = type == KS_F32 ? 4 : 2;
     void *raw = ks_cuda_take(c, bytes);
     ks_cuda_upload(&c->ops, raw, v->data, bytes);
@@ -111,7 +57,7 @@ ks_weight *ks_cuda_weight(ks_ops *ops, int parts, const ks_view *view, const ks_
                           ks_error *err)
 {
     ks_cuda *c = ks_cuda_of(ops);
-    int64_t out = joined_outputs(parts, view, bias, err);
+    int64_t out = ks_parameter_outputs(parts, view, bias, err);
     if (out < 0)
         return NULL;
     int64_t kh = view->rank == 4 ? view->shape[2] : 1, kw = view->rank == 4 ? view->shape[3] : 1;
@@ -142,8 +88,8 @@ ks_weight *ks_cuda_norm_weight(ks_ops *ops, const ks_view *gamma, const ks_view 
 {
     ks_cuda *c = ks_cuda_of(ops);
     int64_t channels = gamma->rank == 1 ? gamma->shape[0] : 0;
-    if (check_vector(gamma, channels, "norm's scale", err) < 0 ||
-        check_vector(beta, channels, "norm's shift", err) < 0)
+    if (ks_parameter_check_vector(gamma, channels, "norm's scale", err) < 0 ||
+        ks_parameter_check_vector(beta, channels, "norm's shift", err) < 0)
         return NULL;
     ks_weight *w = new_weight(c, (size_t)channels * sizeof(float), channels, err);
     if (!w)
@@ -161,7 +107,7 @@ ks_weight *ks_cuda_table(ks_ops *ops, const ks_view *table, ks_error *err)
         ks_error_set(err, "a table of rank %d: 2 is needed", table->rank);
         return NULL;
     }
-    if (check_dtype(table, err) < 0)
+    if (ks_parameter_check_type(table, err) < 0)
         return NULL;
     size_t count = (size_t)table->shape[0] * (size_t)table->shape[1];
     ks_weight *w = new_weight(c, count * ks_cuda_element(c), 0, err);
