@@ -20,7 +20,7 @@ case "${1-}" in
   *) echo "usage: tests/run.sh [--gpu | --quick | --slurm]" >&2; exit 2 ;;
 esac
 
-install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema valgrind mandoc
+install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema python3-pil valgrind mandoc
 
 if [ -n "$gpu" ]; then
   architecture=$(gpu_architecture) || { echo "no NVIDIA GPU here: nothing was tested" >&2; exit 1; }
