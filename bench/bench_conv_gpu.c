@@ -57,7 +57,7 @@ static ks_weight *random_weight(ks_ops *ops, const shape *s)
     need(zeros != NULL, &(ks_error){"no memory"});
     ks_view w = {.data = zeros, .dtype = KS_F32, .rank = 4, .shape = {s->out, s->in, 3, 3}};
     ks_view bias = {.data = zeros, .dtype = KS_F32, .rank = 1, .shape = {s->out}};
-    ks_weight *weight = ops->weight(ops, 1, &w, &bias, &err);
+    ks_weight *weight = ops->weight(ops, KS_USE_CONV, 1, &w, &bias, &err);
     need(weight != NULL, &err);
     const ks_cuda *cuda = ks_cuda_of(ops);
     ks_cuda_random_rows(cuda->stream, cuda->type, weight->data, s->out, terms, 0, 9);

@@ -190,8 +190,11 @@ static ks_weight *new_weight(ks_ops *ops, const shape *s)
     for (int64_t i = 0; i < out * in * kernel * kernel; i++)
         values[i] = (float)(i * 40503u % 1009) * 1e-4f - 0.05f;
     ks_view w = {values, KS_F32, 4, {out, in, kernel, kernel}}, v = {values, KS_F32, 1, {out}};
+    const ks_weight_use use = s->what == GEGLU    ? KS_USE_GEGLU
+                              : s->what == LINEAR ? KS_USE_LINEAR
+                                                  : KS_USE_CONV;
     ks_weight *weight =
-        norm ? ops->norm_weight(ops, &v, &v, &err) : ops->weight(ops, 1, &w, &v, &err);
+        norm ? ops->norm_weight(ops, &v, &v, &err) : ops->weight(ops, use, 1, &w, &v, &err);
     free(values);
     need(weight, &err);
     return weight;

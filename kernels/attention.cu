@@ -16,18 +16,25 @@
  * one for every 4 * width operations, so 64-wide heads could reach the rate of the products only
  * with both units always busy.
  *
- *   fp32                       attention_f32.cuh    plain products
- *   half, width <= 160         attention_wgmma.cuh  sm_90a, more than 128 keys, 16-byte boundaries
- *   half, width <= 160         attention_mma.cuh    everywhere else
+ *   fp32                       attention_f32.cuh       plain products
+ *   half, width <= 160         attention_resident.cuh  sm_90a, up to 80 keys (160 up to a width of
+ *                                                      64), not causal, 16-byte boundaries
+ *   half, width <= 160         attention_wgmma.cuh     sm_90a, more than 128 keys, the same
+ *                                                      boundaries
+ *   half, width <= 160         attention_mma.cuh       everywhere else
  *   half, width <= 512         attention_wide.cuh
  */
 #include "attention.h"
 
 #include <limits.h>
 #include <math.h>
+#include <stdlib.h>
+
+#include <algorithm>
 
 #include "attention_f32.cuh"
 #include "attention_mma.cuh"
+#include "attention_resident.cuh"
 #include "attention_wgmma.cuh"
 #include "attention_wide.cuh"
 
@@ -74,6 +81,25 @@ const hopper_kernel hopper_kernels[] = {
     hopper_row<32, 128, 4>(), hopper_row<48, 128, 4>(),  hopper_row<64, 128, 4>(),
     hopper_row<80, 128, 3>(), hopper_row<96, 128, 3>(), hopper_row<128, 128, 3>(),
     hopper_row<160, 80, 2>(),
+};
+
+struct resident_kernel {
+    int width, keys, blocks; /* blocks: that share a multiprocessor */
+    size_t shared;
+    void (*half)(ks_hopper_job), (*bfloat16)(ks_hopper_job);
+};
+
+template <int WIDTH, int KEYS, int STAGES, int BLOCKS> constexpr resident_kernel resident_row()
+{
+    static_assert(STAGES <= KS_RESIDENT_MOST_STAGES, "too few barriers");
+    return {WIDTH, KEYS, BLOCKS, ks_resident_plan<WIDTH, KEYS, STAGES>::shared,
+            ks_attention_resident<__half, WIDTH, KEYS, STAGES, BLOCKS>,
+            ks_attention_resident<__nv_bfloat16, WIDTH, KEYS, STAGES, BLOCKS>};
+}
+
+const resident_kernel resident_kernels[] = {
+    resident_row<48, 80, 3, 5>(),  resident_row<48, 160, 3, 3>(), resident_row<64, 80, 3, 5>(),
+    resident_row<64, 160, 3, 3>(), resident_row<80, 80, 2, 3>(),  resident_row<160, 80, 2, 2>(),
 };
 
 struct f32_kernel {
@@ -128,8 +154,8 @@ int tensor_map(CUtensorMap *map, ks_dtype type, ks_act x, int heads, int tokens)
                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-/* Whether this kernel's code is for this chip: elsewhere its launch bounds leave too few. */
-bool runs_here(void (*kernel)(ks_hopper_job))
+/* Whether this kernel's code is for this chip: elsewhere its launch bounds leave fewer threads. */
+bool runs_here(void (*kernel)(ks_hopper_job), int threads)
 {
     cudaFuncAttributes attributes;
     const void *function = reinterpret_cast<const void *>(kernel);
@@ -137,7 +163,7 @@ bool runs_here(void (*kernel)(ks_hopper_job))
         (void)cudaGetLastError();
         return false;
     }
-    return attributes.maxThreadsPerBlock >= KS_HOPPER_THREADS;
+    return attributes.maxThreadsPerBlock >= threads;
 }
 
 int run_f32(void *stream, const ks_attention_job &job)
@@ -174,24 +200,77 @@ const hopper_kernel *hopper_for(ks_dtype type, const ks_attention_job &job)
     if (!job.vectors || job.kv_tokens < LEAST_HOPPER_KEYS)
         return nullptr;
     const hopper_kernel *kernel = wide_enough(hopper_kernels, job.width);
-    if (!kernel || !runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16))
+    if (!kernel || !runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16, KS_HOPPER_THREADS))
         return nullptr;
     return kernel;
 }
 
+/* The same for the kernel that keeps all keys. */
+const resident_kernel *resident_for(ks_dtype type, const ks_attention_job &job)
+{
+    if (!job.vectors || job.causal || job.kv_tokens == 0)
+        return nullptr;
+    for (const resident_kernel &kernel : resident_kernels)
+        if (kernel.width >= job.width && kernel.keys >= job.kv_tokens)
+            return runs_here(type == KS_F16 ? kernel.half : kernel.bfloat16, KS_RESIDENT_THREADS)
+                       ? &kernel
+                       : nullptr;
+    return nullptr;
+}
+
+struct tensors {
+    ks_act y, q, k, v;
+};
+
+/* With maps of the tensors, for blocks of so many keys; a CUresult. */
+int hopper_job(ks_hopper_job *hopper, ks_dtype type, const ks_attention_job &job,
+               const tensors &all, int keys)
+{
+    hopper->job = job;
+    int failed = tensor_map(&hopper->q, type, all.q, job.heads, 64);
+    if (failed == CUDA_SUCCESS)
+        failed = tensor_map(&hopper->k, type, all.k, job.heads, keys);
+    if (failed == CUDA_SUCCESS)
+        failed = tensor_map(&hopper->v, type, all.v, job.heads, keys);
+    if (failed == CUDA_SUCCESS)
+        failed = tensor_map(&hopper->y, type, all.y, job.heads, 64);
+    return failed;
+}
+
 int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
-               const ks_attention_job &job, ks_act y, ks_act q, ks_act k, ks_act v)
+               const ks_attention_job &job, const tensors &all)
 {
     ks_hopper_job hopper = {};
-    hopper.job = job;
-    if (tensor_map(&hopper.q, type, q, job.heads, 64) != CUDA_SUCCESS ||
-        tensor_map(&hopper.k, type, k, job.heads, kernel->keys) != CUDA_SUCCESS ||
-        tensor_map(&hopper.v, type, v, job.heads, kernel->keys) != CUDA_SUCCESS ||
-        tensor_map(&hopper.y, type, y, job.heads, 64) != CUDA_SUCCESS)
+    if (hopper_job(&hopper, type, job, all, kernel->keys) != CUDA_SUCCESS)
         return (int)cudaErrorInvalidValue;
     return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16,
                      grid_of(job, KS_HOPPER_QUERIES, 1), KS_HOPPER_THREADS, kernel->shared, stream,
                      hopper);
+}
+
+/* As many slices of the queries as have room on the chip at once. A query's bits do not depend on
+ * its slice. */
+int slices_of(const ks_attention_job &job, int blocks)
+{
+    int device = 0, processors = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+        (void)cudaGetLastError();
+    const int64_t tiles = (job.q_tokens + KS_RESIDENT_QUERIES - 1) / KS_RESIDENT_QUERIES;
+    const int64_t room = (int64_t)processors * blocks / ((int64_t)job.heads * job.n);
+    return (int)std::clamp<int64_t>(room, 1, std::min<int64_t>(tiles, 65535));
+}
+
+int run_resident(void *stream, ks_dtype type, const resident_kernel *kernel,
+                 const ks_attention_job &job, const tensors &all)
+{
+    ks_hopper_job hopper = {};
+    if (hopper_job(&hopper, type, job, all, kernel->keys) != CUDA_SUCCESS)
+        return (int)cudaErrorInvalidValue;
+    const dim3 grid((unsigned)job.heads, (unsigned)slices_of(job, kernel->blocks),
+                    (unsigned)job.n);
+    return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16, grid, KS_RESIDENT_THREADS,
+                     kernel->shared, stream, hopper);
 }
 
 /* Every head of every token starts on 16 bytes and is a whole number of them. */
@@ -241,6 +320,16 @@ int ks_cuda_attention(void *stream, ks_dtype type, ks_act y, ks_act q, ks_act k,
     job.kv_row = kv_row, job.kv_len = kv_len;
     if (type == KS_F32)
         return run_f32(stream, job);
-    const hopper_kernel *kernel = hopper_for(type, job);
-    return kernel ? run_hopper(stream, type, kernel, job, y, q, k, v) : run_mma(stream, type, job);
+    const tensors all = {y, q, k, v};
+    const char *way = getenv("KS_ATTENTION_WAY"); /* TEMPORARY: 1 is the old choice */
+    if (way && atoi(way) == 1) {
+        if (job.vectors && job.kv_tokens >= LEAST_HOPPER_KEYS)
+            return run_hopper(stream, type, wide_enough(hopper_kernels, width), job, all);
+        return run_mma(stream, type, job);
+    }
+    if (const resident_kernel *kernel = resident_for(type, job))
+        return run_resident(stream, type, kernel, job, all);
+    if (const hopper_kernel *kernel = hopper_for(type, job))
+        return run_hopper(stream, type, kernel, job, all);
+    return run_mma(stream, type, job);
 }

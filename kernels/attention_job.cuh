@@ -4,6 +4,8 @@
 #ifndef KS_KERNELS_ATTENTION_JOB_CUH
 #define KS_KERNELS_ATTENTION_JOB_CUH
 
+#include <float.h>
+
 #include "mma.cuh"
 
 struct ks_attention_job {
@@ -64,6 +66,21 @@ template <int TILES> __device__ __forceinline__ void ks_softmax_open(ks_softmax<
             softmax.largest[t][h] = -INFINITY;
             softmax.sum[t][h] = 0.0f;
         }
+}
+
+/* Scores of keys from `keys` on, counted from the first key of the scores, become -inf. */
+template <int TILES, int WIDE>
+__device__ __forceinline__ void ks_softmax_end(float (&score)[TILES][WIDE][4], int keys)
+{
+    const int mine = keys - (int)threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+        for (int j = 0; j < WIDE; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (j * 8 + e % 2 >= mine)
+                    score[t][j][e] = -INFINITY;
 }
 
 /* Scores of keys from `keys` on, and for the lane's first query (causal) from `reach` on, become
@@ -129,6 +146,23 @@ __device__ __forceinline__ void ks_softmax_close(const ks_softmax<TILES> &softma
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
             factor[t][h] = sum > 0.0f ? 1.0f / sum : 0.0f;
         }
+}
+
+/* Scores of all keys there are become weights relative to the largest; what the weighted sums of
+ * values are to be multiplied by then, 0 where no key is. */
+template <int TILES, int WIDE>
+__device__ __forceinline__ void ks_softmax_whole(float (&score)[TILES][WIDE][4], float log_scale,
+                                                 float (&factor)[TILES][2])
+{
+    ks_softmax<TILES> softmax;
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+        for (int h = 0; h < 2; h++) {
+            softmax.largest[t][h] = -FLT_MAX; /* so that all scores may be -inf */
+            softmax.sum[t][h] = 0.0f;
+        }
+    ks_softmax_step(score, softmax, log_scale, factor);
+    ks_softmax_close(softmax, factor);
 }
 
 /* out *= factor, query by query. */

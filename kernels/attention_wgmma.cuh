@@ -95,65 +95,65 @@ __device__ __forceinline__ void ks_hopper_scores(float (&score)[KEYS / 8][4],
 {
 #pragma unroll
     for (int d = 0; d < WIDTH; d += 16)
-        ks_wgmma<T, KEYS>::scores(score, ks_wgmma_tile(q + d / 64 * 64 * 128 + d % 64 * 2),
-                                  ks_wgmma_tile(k + d / 64 * KEYS * 128 + d % 64 * 2), d > 0);
+        ks_wgmma<T, KEYS>::scores(score, ks_wgmma_tile(q, d / 64 * 64 * 128 + d % 64 * 2),
+                                  ks_wgmma_tile(k, d / 64 * KEYS * 128 + d % 64 * 2), d > 0);
     ks_wgmma_commit();
 }
 
-/* Starts out += weights v. */
+/* Starts out += weights v, or out = weights v. */
 template <class T, int WIDTH, int KEYS>
 __device__ __forceinline__ void ks_hopper_values(float (&out)[WIDTH / 8][4],
                                                  const uint32_t (&weight)[KEYS / 16][4],
-                                                 const unsigned char *v)
+                                                 const unsigned char *v, bool add)
 {
 #pragma unroll
     for (int g = 0; g < KEYS / 16; g++) {
 #pragma unroll
         for (int t = 0; t < WIDTH / 64; t++)
             ks_wgmma<T, 64>::values(out + t * 8, weight[g],
-                                    ks_wgmma_tile(v + (t * KEYS + g * 16) * 128));
+                                    ks_wgmma_tile(v, (t * KEYS + g * 16) * 128), add || g > 0);
         if constexpr (WIDTH % 64 != 0)
             ks_wgmma<T, WIDTH % 64>::values(
                 out + WIDTH / 64 * 8, weight[g],
-                ks_wgmma_tile(v + (WIDTH / 64 * KEYS + g * 16) * 128));
+                ks_wgmma_tile(v, (WIDTH / 64 * KEYS + g * 16) * 128), add || g > 0);
     }
     ks_wgmma_commit();
 }
 
-/* Values of tokens past the last one become zeros: their weights are 0, but 0 * NaN is NaN. */
-template <int WIDTH, int KEYS>
+/* Values of tokens past the last one become zeros: their weights are 0, but 0 * NaN is NaN. user:
+ * of so many USERS, which all call this. */
+template <int WIDTH, int KEYS, int USERS>
 __device__ __forceinline__ void ks_hopper_clear(unsigned char *v, int keys, int user)
 {
     for (int t = 0; t < (WIDTH + 63) / 64; t++)
-        for (int i = keys * 8 + user; i < KEYS * 8; i += KS_HOPPER_USERS)
+        for (int i = keys * 8 + user; i < KEYS * 8; i += USERS)
             reinterpret_cast<uint4 *>(v + t * KEYS * 128)[i] = make_uint4(0, 0, 0, 0);
     ks_fence_async();
-    ks_threads_wait(KS_HOPPER_ALL_USERS, KS_HOPPER_USERS);
+    ks_threads_wait(KS_HOPPER_ALL_USERS, USERS);
 }
 
-/* A group's finished 64 queries to memory by way of its queries' tiles. */
+/* Starts the copy of a warpgroup's finished 64 queries, from `token` on, to memory by way of its
+ * queries' tiles; its first thread has to wait for it. barrier: a named one of the group's own. */
 template <class T, int WIDTH>
-__device__ __forceinline__ void ks_hopper_store(const ks_hopper_job &hopper,
-                                                const ks_attention_share &share, int group,
-                                                unsigned char *tiles,
+__device__ __forceinline__ void ks_hopper_store(const ks_hopper_job &hopper, int row, int head,
+                                                int token, int barrier, unsigned char *tiles,
                                                 const float (&out)[WIDTH / 8][4])
 {
-    const int thread = (int)threadIdx.x % 128, row = thread / 32 * 16 + thread % 32 / 4;
+    const int thread = (int)threadIdx.x % 128, query = thread / 32 * 16 + thread % 32 / 4;
 #pragma unroll
     for (int j = 0; j < WIDTH / 8; j++)
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            *reinterpret_cast<uint32_t *>(tiles + j / 8 * 64 * 128 + (row + h * 8) * 128 +
-                                          (j % 8 ^ row % 8) * 16 + thread % 4 * 4) =
+            *reinterpret_cast<uint32_t *>(tiles + j / 8 * 64 * 128 + (query + h * 8) * 128 +
+                                          (j % 8 ^ query % 8) * 16 + thread % 4 * 4) =
                 ks_pack<T>(out[j][2 * h], out[j][2 * h + 1]);
     ks_fence_async();
-    ks_threads_wait(KS_HOPPER_GROUP + group, 128);
+    ks_threads_wait(barrier, 128);
     if (thread != 0)
         return;
     for (int t = 0; t < (WIDTH + 63) / 64; t++)
-        ks_tensor_store(&hopper.y, tiles + t * 64 * 128, t * 64, share.head,
-                        share.first + group * 64, share.row);
-    ks_tensor_store_wait();
+        ks_tensor_store(&hopper.y, tiles + t * 64 * 128, t * 64, head, token, row);
+    ks_tensor_store_commit();
 }
 
 /* A group with queries. */
@@ -192,8 +192,9 @@ __device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper,
     const auto await_values = [&](int i) {
         ks_barrier_wait(&barriers->full_v[i % STAGES], (uint32_t)(i / STAGES % 2));
         if (cut && i == blocks - 1)
-            ks_hopper_clear<WIDTH, KEYS>(v + i % STAGES * plan::STAGE, share.keys - i * KEYS,
-                                         (int)threadIdx.x - 128);
+            ks_hopper_clear<WIDTH, KEYS, KS_HOPPER_USERS>(v + i % STAGES * plan::STAGE,
+                                                          share.keys - i * KEYS,
+                                                          (int)threadIdx.x - 128);
     };
 
     ks_barrier_wait(&barriers->queries, 0);
@@ -217,7 +218,7 @@ __device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper,
         ks_threads_wait(KS_HOPPER_TURN + group, KS_HOPPER_USERS);
         ks_wgmma_fence();
         ks_hopper_scores<T, WIDTH, KEYS>(score[0], q, k + stage * plan::STAGE);
-        ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, v + before * plan::STAGE);
+        ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, v + before * plan::STAGE, true);
         if (group == 0 || i + 1 < blocks)
             ks_threads_arrive(other, KS_HOPPER_USERS);
         ks_wgmma_wait<1>();
@@ -235,13 +236,17 @@ __device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper,
     if (blocks > 0) {
         await_values(blocks - 1);
         ks_wgmma_fence();
-        ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, v + (blocks - 1) % STAGES * plan::STAGE);
+        ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, v + (blocks - 1) % STAGES * plan::STAGE,
+                                         true);
         ks_wgmma_wait<0>();
         ks_wgmma_settle(out[0]);
     }
     ks_softmax_close(softmax, factor);
     ks_softmax_scale(out, factor);
-    ks_hopper_store<T, WIDTH>(hopper, share, group, q, out[0]);
+    ks_hopper_store<T, WIDTH>(hopper, share.row, share.head, share.first + group * 64,
+                              KS_HOPPER_GROUP + group, q, out[0]);
+    if (thread == 0)
+        ks_tensor_store_wait();
 }
 
 #endif

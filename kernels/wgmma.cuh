@@ -20,6 +20,37 @@ __device__ __forceinline__ void ks_barrier_init(uint64_t *barrier, int arrivals)
                  : "memory");
 }
 
+/* The block's place in its cluster. */
+__device__ __forceinline__ uint32_t ks_cluster_rank()
+{
+    uint32_t rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+/* Waits for all threads of all blocks of the cluster. Says nothing of what they have written but
+ * barriers that were published. */
+__device__ __forceinline__ void ks_cluster_wait()
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
+/* Arrives at the barrier that stands at this place in block `rank` of the cluster. Without
+ * .release.cluster: what this thread has written is not handed on, and a fence of the whole cluster
+ * would wait for all its stores. */
+__device__ __forceinline__ void ks_barrier_arrive_at(uint64_t *barrier, uint32_t rank)
+{
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+                 "}" ::"r"(ks_shared_address(barrier)),
+                 "r"(rank)
+                 : "memory");
+}
+
 /* Makes initialised barriers known to the copy engine. */
 __device__ __forceinline__ void ks_barrier_publish()
 {
@@ -93,6 +124,28 @@ __device__ __forceinline__ void ks_tensor_load(void *to, const CUtensorMap *map,
                  : "memory");
 }
 
+/* A box of a matrix [row][column] to shared memory; counted by the barrier. */
+__device__ __forceinline__ void ks_matrix_load(void *to, const CUtensorMap *map, uint64_t *barrier,
+                                               int column, int row)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4}], [%2];" ::"r"(ks_shared_address(to)),
+                 "l"(map), "r"(ks_shared_address(barrier)), "r"(column), "r"(row)
+                 : "memory");
+}
+
+/* The same to this place in every block of the cluster whose bit is set; counted by the barrier
+ * that stands at the given one's place there. */
+__device__ __forceinline__ void ks_matrix_load_all(void *to, const CUtensorMap *map,
+                                                   uint64_t *barrier, int column, int row,
+                                                   uint16_t blocks)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(ks_shared_address(to)),
+                 "l"(map), "r"(ks_shared_address(barrier)), "r"(column), "r"(row), "h"(blocks)
+                 : "memory");
+}
+
 /* A box from shared memory; what lies outside the tensor is not written. */
 __device__ __forceinline__ void ks_tensor_store(const CUtensorMap *map, const void *from,
                                                 int channel, int head, int token, int row)
@@ -103,11 +156,16 @@ __device__ __forceinline__ void ks_tensor_store(const CUtensorMap *map, const vo
                  : "memory");
 }
 
-/* Waits for all of this thread's stores. */
-__device__ __forceinline__ void ks_tensor_store_wait()
+/* Closes a group of this thread's stores. */
+__device__ __forceinline__ void ks_tensor_store_commit()
 {
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+/* Waits until all of this thread's groups of stores have read their shared memory. */
+__device__ __forceinline__ void ks_tensor_store_wait()
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 __device__ __forceinline__ void ks_wgmma_fence()
@@ -135,12 +193,13 @@ template <int WIDE> __device__ __forceinline__ void ks_wgmma_settle(float (&d)[W
             asm volatile("" : "+f"(d[j][e])::"memory");
 }
 
-/* A swizzled tile as wgmma's operand: 8 rows are 1024 bytes. */
-__device__ __forceinline__ uint64_t ks_wgmma_tile(const void *tile)
+/* A swizzled tile as wgmma's operand, from `offset` bytes after its start on: 8 rows are 1024
+ * bytes. Only the low half depends on where it is, so that the next offset is one addition. */
+__device__ __forceinline__ uint64_t ks_wgmma_tile(const void *tile, int offset)
 {
-    const uint64_t eight_rows = 1024 / 16;
-    return (ks_shared_address(tile) & 0x3ffff) / 16 | eight_rows << 16 | eight_rows << 32 |
-           (uint64_t)1 << 62;
+    const uint32_t eight_rows = 1024 / 16;
+    const uint32_t low = (ks_shared_address(tile) & 0x3ffff) / 16 | eight_rows << 16;
+    return (uint64_t)(eight_rows | 1u << 30) << 32 | (low + (uint32_t)offset / 16);
 }
 
 /* Operand lists of wgmma's sums: %0 to %(N/2 - 1), and the same as constraints. */
@@ -183,9 +242,62 @@ __device__ __forceinline__ uint64_t ks_wgmma_tile(const void *tile)
         KS_F4(d[4]), KS_F4(d[5]), KS_F4(d[6]), KS_F4(d[7]), \
         KS_F4(d[8]), KS_F4(d[9]), KS_F4(d[10]), KS_F4(d[11]), \
         KS_F4(d[12]), KS_F4(d[13]), KS_F4(d[14]), KS_F4(d[15])
+#define KS_SUMS_96_NAMES \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define KS_SUMS_96 \
+        KS_F4(d[0]), KS_F4(d[1]), KS_F4(d[2]), KS_F4(d[3]), \
+        KS_F4(d[4]), KS_F4(d[5]), KS_F4(d[6]), KS_F4(d[7]), \
+        KS_F4(d[8]), KS_F4(d[9]), KS_F4(d[10]), KS_F4(d[11])
+#define KS_SUMS_160_NAMES \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define KS_SUMS_160 \
+        KS_F4(d[0]), KS_F4(d[1]), KS_F4(d[2]), KS_F4(d[3]), \
+        KS_F4(d[4]), KS_F4(d[5]), KS_F4(d[6]), KS_F4(d[7]), \
+        KS_F4(d[8]), KS_F4(d[9]), KS_F4(d[10]), KS_F4(d[11]), \
+        KS_F4(d[12]), KS_F4(d[13]), KS_F4(d[14]), KS_F4(d[15]), \
+        KS_F4(d[16]), KS_F4(d[17]), KS_F4(d[18]), KS_F4(d[19])
+#define KS_SUMS_192_NAMES \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define KS_SUMS_192 \
+        KS_F4(d[0]), KS_F4(d[1]), KS_F4(d[2]), KS_F4(d[3]), \
+        KS_F4(d[4]), KS_F4(d[5]), KS_F4(d[6]), KS_F4(d[7]), \
+        KS_F4(d[8]), KS_F4(d[9]), KS_F4(d[10]), KS_F4(d[11]), \
+        KS_F4(d[12]), KS_F4(d[13]), KS_F4(d[14]), KS_F4(d[15]), \
+        KS_F4(d[16]), KS_F4(d[17]), KS_F4(d[18]), KS_F4(d[19]), \
+        KS_F4(d[20]), KS_F4(d[21]), KS_F4(d[22]), KS_F4(d[23])
+#define KS_SUMS_256_NAMES \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define KS_SUMS_256 \
+        KS_F4(d[0]), KS_F4(d[1]), KS_F4(d[2]), KS_F4(d[3]), \
+        KS_F4(d[4]), KS_F4(d[5]), KS_F4(d[6]), KS_F4(d[7]), \
+        KS_F4(d[8]), KS_F4(d[9]), KS_F4(d[10]), KS_F4(d[11]), \
+        KS_F4(d[12]), KS_F4(d[13]), KS_F4(d[14]), KS_F4(d[15]), \
+        KS_F4(d[16]), KS_F4(d[17]), KS_F4(d[18]), KS_F4(d[19]), \
+        KS_F4(d[20]), KS_F4(d[21]), KS_F4(d[22]), KS_F4(d[23]), \
+        KS_F4(d[24]), KS_F4(d[25]), KS_F4(d[26]), KS_F4(d[27]), \
+        KS_F4(d[28]), KS_F4(d[29]), KS_F4(d[30]), KS_F4(d[31])
 
 /* Each gives, for one type and N: scores, d (64 x N) = or += a b^T with both k-major tiles in
- * shared memory (add: 0 or 1); or values, d += a b with a in registers and b a transposed tile. */
+ * shared memory (add: 0 or 1); or values, d = or += a b with a in registers and b a transposed
+ * tile. */
 template <class T, int N> struct ks_wgmma;
 
 #define KS_WGMMA_SCORES(TYPE, NAME, N, DA, DB, ADD)                                               \
@@ -201,25 +313,30 @@ template <class T, int N> struct ks_wgmma;
         }                                                                                          \
     };
 
-#define KS_WGMMA_VALUES(TYPE, NAME, N, A, B)                                                       \
+#define KS_WGMMA_VALUES(TYPE, NAME, N, A, B, ADD)                                                  \
     template <> struct ks_wgmma<TYPE, N> {                                                         \
         static __device__ __forceinline__ void values(float (*d)[4], const uint32_t (&a)[4],       \
-                                                      uint64_t b)                                  \
+                                                      uint64_t b, int add)                         \
         {                                                                                          \
-            asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {"      \
-                         KS_SUMS_##N##_NAMES "}, {" A "}, " B ", 1, 1, 1, 1;"                      \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\n"                          \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {"      \
+                         KS_SUMS_##N##_NAMES "}, {" A "}, " B ", p, 1, 1, 1;\n}"                   \
                          : KS_SUMS_##N                                                             \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                    \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));          \
         }                                                                                          \
     };
 
 #define KS_WGMMA_TYPE(TYPE, NAME)                                                                  \
     KS_WGMMA_SCORES(TYPE, NAME, 80, "%40", "%41", "%42")                                           \
+    KS_WGMMA_SCORES(TYPE, NAME, 96, "%48", "%49", "%50")                                           \
     KS_WGMMA_SCORES(TYPE, NAME, 128, "%64", "%65", "%66")                                          \
-    KS_WGMMA_VALUES(TYPE, NAME, 16, "%8, %9, %10, %11", "%12")                                     \
-    KS_WGMMA_VALUES(TYPE, NAME, 32, "%16, %17, %18, %19", "%20")                                   \
-    KS_WGMMA_VALUES(TYPE, NAME, 48, "%24, %25, %26, %27", "%28")                                   \
-    KS_WGMMA_VALUES(TYPE, NAME, 64, "%32, %33, %34, %35", "%36")
+    KS_WGMMA_SCORES(TYPE, NAME, 160, "%80", "%81", "%82")                                          \
+    KS_WGMMA_SCORES(TYPE, NAME, 192, "%96", "%97", "%98")                                          \
+    KS_WGMMA_SCORES(TYPE, NAME, 256, "%128", "%129", "%130")                                       \
+    KS_WGMMA_VALUES(TYPE, NAME, 16, "%8, %9, %10, %11", "%12", "%13")                              \
+    KS_WGMMA_VALUES(TYPE, NAME, 32, "%16, %17, %18, %19", "%20", "%21")                            \
+    KS_WGMMA_VALUES(TYPE, NAME, 48, "%24, %25, %26, %27", "%28", "%29")                            \
+    KS_WGMMA_VALUES(TYPE, NAME, 64, "%32, %33, %34, %35", "%36", "%37")
 
 KS_WGMMA_TYPE(__half, "f16")
 KS_WGMMA_TYPE(__nv_bfloat16, "bf16")

@@ -41,6 +41,9 @@ typedef struct ks_act {
 typedef struct ks_ops ks_ops;
 typedef struct ks_weight ks_weight; /* a parameter tensor in the backend's own form */
 
+/* Which operation a weight is made for: a backend may keep it in an order of its own. */
+typedef enum ks_weight_use { KS_USE_CONV, KS_USE_LINEAR, KS_USE_GEGLU } ks_weight_use;
+
 typedef enum ks_activation {
     KS_ACT_NONE,
     KS_ACT_SILU,
@@ -152,9 +155,9 @@ struct ks_ops {
     /* --- parameters --- */
     /* Linear [out, in] or convolution [out, in, kh, kw]; parts are joined along out (a fused q, k,
      * v), each with the same in. bias: NULL, or one view [out_i] for each part. The views are only
-     * read during the call. */
-    ks_weight *(*weight)(ks_ops *ops, int parts, const ks_view *w, const ks_view *bias,
-                         ks_error *err);
+     * read during the call. No operation but use's own takes it. */
+    ks_weight *(*weight)(ks_ops *ops, ks_weight_use use, int parts, const ks_view *w,
+                         const ks_view *bias, ks_error *err);
     /* Scale and shift of a norm, [c] each. */
     ks_weight *(*norm_weight)(ks_ops *ops, const ks_view *gamma, const ks_view *beta,
                               ks_error *err);

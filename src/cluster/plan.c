@@ -142,7 +142,7 @@ static double measure_rate(ks_ops *ops)
     float *values = ks_calloc((size_t)channels * (size_t)channels * 9, sizeof *values);
     ks_view view = {.data = values, .dtype = KS_F32, .rank = 4, .shape = {channels, channels, 3, 3}};
     ks_error err = KS_ERROR_NONE;
-    ks_weight *w = ops->weight(ops, 1, &view, NULL, &err);
+    ks_weight *w = ops->weight(ops, KS_USE_CONV, 1, &view, NULL, &err);
     float *zeros = ops->alloc(ops, sizeof(float) * (size_t)rows * SIDE * SIDE * (size_t)channels, &err);
     double best = 0, macs = 9.0 * rows * channels * channels * SIDE * SIDE;
     ks_conv how = {.stride = 1, .pad = 1};

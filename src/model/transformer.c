@@ -20,7 +20,7 @@ static void load_block(ks_transformer_block *b, ks_loader *l, const char *base, 
     b->kv = ks_load_fused(l, 2, cross, context, out, false);
     b->out2 = ks_load_linear(l, ks_join(base, "attn2.to_out.0").text, c, c, true);
     b->norm3 = ks_load_norm(l, ks_join(base, "norm3").text, c);
-    b->ff1 = ks_load_linear(l, ks_join(base, "ff.net.0.proj").text, c, 8 * c, true);
+    b->ff1 = ks_load_geglu(l, ks_join(base, "ff.net.0.proj").text, c, 4 * c);
     b->ff2 = ks_load_linear(l, ks_join(base, "ff.net.2").text, 4 * c, c, true);
 }
 

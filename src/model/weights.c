@@ -103,8 +103,8 @@ static bool get_matrix(ks_loader *l, const char *name, int in, int out, ks_view 
     return true;
 }
 
-ks_weight *ks_load_fused(ks_loader *l, int parts, const ks_name *modules, int in, const int *out,
-                         bool bias)
+static ks_weight *load_matrices(ks_loader *l, ks_weight_use use, int parts,
+                                const ks_name *modules, int in, const int *out, bool bias)
 {
     ks_view *view = ks_loader_alloc(l, 2 * (size_t)parts, sizeof *view);
     if (!view)
@@ -118,9 +118,22 @@ ks_weight *ks_load_fused(ks_loader *l, int parts, const ks_name *modules, int in
     }
     if (!l->failed)
         w = keep(l, modules[0].text,
-                 l->ops->weight(l->ops, parts, view, bias ? view + parts : NULL, l->err));
+                 l->ops->weight(l->ops, use, parts, view, bias ? view + parts : NULL, l->err));
     free(view);
     return w;
+}
+
+ks_weight *ks_load_fused(ks_loader *l, int parts, const ks_name *modules, int in, const int *out,
+                         bool bias)
+{
+    return load_matrices(l, KS_USE_LINEAR, parts, modules, in, out, bias);
+}
+
+ks_weight *ks_load_geglu(ks_loader *l, const char *module, int in, int out)
+{
+    ks_name name = ks_join(module, "%s", "");
+    const int both = 2 * out;
+    return load_matrices(l, KS_USE_GEGLU, 1, &name, in, &both, true);
 }
 
 ks_weight *ks_load_linear(ks_loader *l, const char *module, int in, int out, bool bias)
@@ -136,7 +149,7 @@ ks_weight *ks_load_conv(ks_loader *l, const char *module, int in, int out, int k
     if (!get(l, ks_join(module, ".weight").text, 4, shape, &w) ||
         !get(l, ks_join(module, ".bias").text, 1, shape, &bias))
         return NULL;
-    return keep(l, module, l->ops->weight(l->ops, 1, &w, &bias, l->err));
+    return keep(l, module, l->ops->weight(l->ops, KS_USE_CONV, 1, &w, &bias, l->err));
 }
 
 ks_weight *ks_load_norm(ks_loader *l, const char *module, int c)

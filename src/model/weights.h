@@ -42,6 +42,9 @@ ks_weight *ks_load_linear(ks_loader *l, const char *module, int in, int out, boo
 ks_weight *ks_load_fused(ks_loader *l, int parts, const ks_name *modules, int in, const int *out,
                          bool bias);
 
+/* GEGLU's linear of values and gates, <module>.weight [2 * out, in] and <module>.bias [2 * out]. */
+ks_weight *ks_load_geglu(ks_loader *l, const char *module, int in, int out);
+
 /* <module>.weight [out, in, k, k] and <module>.bias [out]. */
 ks_weight *ks_load_conv(ks_loader *l, const char *module, int in, int out, int k);
 

@@ -16,6 +16,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/ops.h"
+#include "kernels/gemm.h"
 
 enum { SKIPPED = 77 };
 
@@ -113,10 +114,16 @@ static const op_case op_cases[] = {
     {"odd", LINEAR, 3, 77, 1, 30, 41, 0, 0, RESIDUAL, KS_ACT_GELU},
     {"odd", LINEAR, 3, 13, 1, 64, 96, 0, 0, WIDER | RESIDUAL, KS_ACT_NONE},
     {"odd", LINEAR, 3, 13, 1, 64, 96, 0, 0, ODDER | RESIDUAL | IN_PLACE, KS_ACT_SILU},
+    {"odd", LINEAR, 3, 37, 11, 328, 352, 0, 0, RESIDUAL, KS_ACT_NONE},
+    {"odd", LINEAR, 1, 1, 1, 8, 32, 0, 0, RESIDUAL | IN_PLACE, KS_ACT_NONE},
+    {"odd", LINEAR, 3, 13, 1, 72, 160, 0, 0, WIDER | NO_BIAS, KS_ACT_NONE},
     {"sdxl", GEGLU, 2, 64, 64, 640, 2560, 0, 0, 0, KS_ACT_NONE},
     {"sdxl", GEGLU, 2, 32, 32, 1280, 5120, 0, 0, 0, KS_ACT_NONE},
     {"sd15", GEGLU, 2, 64, 64, 320, 1280, 0, 0, 0, KS_ACT_NONE},
     {"odd", GEGLU, 3, 5, 3, 24, 36, 0, 0, ODDER, KS_ACT_NONE},
+    {"odd", GEGLU, 3, 13, 21, 200, 112, 0, 0, 0, KS_ACT_NONE},
+    {"odd", GEGLU, 3, 13, 1, 72, 48, 0, 0, ODDER, KS_ACT_NONE},
+    {"odd", GEGLU, 3, 9, 1, 64, 16, 0, 0, WIDER, KS_ACT_NONE},
     {"sdxl", GROUP_NORM, 2, 128, 128, 320, 320, 32, 0, 0, KS_ACT_SILU},
     {"sdxl", GROUP_NORM, 2, 128, 128, 960, 960, 32, 0, 0, KS_ACT_SILU},
     {"sdxl", GROUP_NORM, 2, 64, 64, 640, 640, 32, 0, IN_PLACE, KS_ACT_NONE},
@@ -262,7 +269,8 @@ static inline ks_view view_of(const float *data, int rank, int64_t a, int64_t b,
 }
 
 /* A weight whose products with the numbers stay near 1. */
-static inline ks_weight *new_weight(ks_ops *ops, int out, int in, int side, bool bias)
+static inline ks_weight *new_weight(ks_ops *ops, ks_weight_use use, int out, int in, int side,
+                                    bool bias)
 {
     const int k = side ? side : 1;
     const int64_t terms = (int64_t)in * k * k, count = out * terms;
@@ -277,7 +285,7 @@ static inline ks_weight *new_weight(ks_ops *ops, int out, int in, int side, bool
     ks_view w = view_of(values, side ? 4 : 2, out, in, k);
     ks_view b = view_of(some_numbers(out, 8), 1, out, 0, 0);
     ks_error err = KS_ERROR_NONE;
-    ks_weight *weight = ops->weight(ops, 1, &w, bias ? &b : NULL, &err);
+    ks_weight *weight = ops->weight(ops, use, 1, &w, bias ? &b : NULL, &err);
     if (!weight)
         fail_msg("%s", err.text);
     free(values);
@@ -340,9 +348,10 @@ static inline operands new_operands(ks_ops *ops, const op_case *t, int n)
     bool unary = t->what == GROUP_NORM || t->what == LAYER_NORM || t->what == ACTIVATE;
     o.y = unary && has(t, IN_PLACE) ? o.x : new_act(&o, n, oh, ow, t->out);
     if (t->what == CONV || t->what == LINEAR)
-        o.w = new_weight(ops, t->out, t->in, t->extra, !has(t, NO_BIAS));
+        o.w = new_weight(ops, t->what == CONV ? KS_USE_CONV : KS_USE_LINEAR, t->out, t->in,
+                         t->extra, !has(t, NO_BIAS));
     else if (t->what == GEGLU)
-        o.w = new_weight(ops, 2 * t->out, t->in, 0, true);
+        o.w = new_weight(ops, KS_USE_GEGLU, 2 * t->out, t->in, 0, true);
     else if (t->what == GROUP_NORM || t->what == LAYER_NORM)
         o.w = new_norm(ops, t->in);
     if (t->what == CONCAT)
@@ -432,6 +441,9 @@ static inline const char *engine_text(ks_ops *ops, const op_case *t)
     const ks_cuda *c = ks_cuda_of(ops);
     if (t->what == CONV && c->convs > 0)
         return engines[c->conv[c->convs - 1]->engine];
+    if ((t->what == LINEAR || t->what == GEGLU) &&
+        ks_cuda_gemm_fits(c->type, t->in, t->what == GEGLU ? 2 * t->out : t->out))
+        return "gemm";
     if ((t->what == LINEAR || t->what == GEGLU) && c->linears > 0)
         return c->linear[c->linears - 1]->library ? "cublasLt" : "own";
     return "";

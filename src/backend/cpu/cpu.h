@@ -131,8 +131,8 @@ void ks_cpu_start_sum(const ks_cpu *cpu, float *y, int64_t ldy, int pixels, int 
 
 /* --- operations, as ops.h describes them --- */
 
-ks_weight *ks_cpu_weight(ks_ops *ops, int parts, const ks_view *w, const ks_view *bias,
-                         ks_error *err);
+ks_weight *ks_cpu_weight(ks_ops *ops, ks_weight_use use, int parts, const ks_view *w,
+                         const ks_view *bias, ks_error *err);
 ks_weight *ks_cpu_norm_weight(ks_ops *ops, const ks_view *gamma, const ks_view *beta,
                               ks_error *err);
 ks_weight *ks_cpu_table(ks_ops *ops, const ks_view *table, ks_error *err);

@@ -130,9 +130,10 @@ static void pack_part(ks_cpu *cpu, ks_weight *w, const ks_view *view, const ks_v
         convert(w->bias + column, bias, 0, view->shape[0]);
 }
 
-ks_weight *ks_cpu_weight(ks_ops *ops, int parts, const ks_view *view, const ks_view *bias,
-                         ks_error *err)
+ks_weight *ks_cpu_weight(ks_ops *ops, ks_weight_use use, int parts, const ks_view *view,
+                         const ks_view *bias, ks_error *err)
 {
+    (void)use; /* all lie alike */
     ks_cpu *cpu = ks_cpu_of(ops);
     int64_t out = ks_parameter_outputs(parts, view, bias, err);
     if (out < 0)

@@ -15,8 +15,10 @@
 
 /* A parameter. Linear or convolution: data [out][kh][kw][in] in the compute type, bias [out] in
  * float32, and in the compute type for the libraries' epilogues; or no bias. Norm: float32 data
- * gamma and bias beta, [out] each. Table: data, `out` rows of `in`, in the compute type. */
+ * gamma and bias beta, [out] each. Table: data, `out` rows of `in`, in the compute type.
+ * packed: data lies as ks_cuda_gemm_pack leaves it, for kernels/gemm.h alone. */
 struct ks_weight {
+    bool packed;
     void *data;
     float *bias;
     void *bias_typed;
@@ -169,8 +171,8 @@ int ks_cuda_sync(ks_ops *ops, ks_error *err);
 
 /* --- weight.c --- */
 
-ks_weight *ks_cuda_weight(ks_ops *ops, int parts, const ks_view *w, const ks_view *bias,
-                          ks_error *err);
+ks_weight *ks_cuda_weight(ks_ops *ops, ks_weight_use use, int parts, const ks_view *w,
+                          const ks_view *bias, ks_error *err);
 ks_weight *ks_cuda_norm_weight(ks_ops *ops, const ks_view *gamma, const ks_view *beta,
                                ks_error *err);
 ks_weight *ks_cuda_table(ks_ops *ops, const ks_view *table, ks_error *err);

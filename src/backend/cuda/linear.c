@@ -1,10 +1,12 @@
-/* Linear layers: cuBLASLt where channels fill whole 16 bytes (any in float32), the own kernel
- * elsewhere. A shape's algorithm is the first of cuBLASLt's heuristic that keeps rows' bits. */
+/* Linear layers: in half precision on Hopper the own product (kernels/gemm.h); else cuBLASLt where
+ * channels fill whole 16 bytes (any in float32), the direct kernel elsewhere. A shape's algorithm
+ * of cuBLASLt is the first of its heuristic that keeps rows' bits. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
 #include "kernels/elementwise.h"
+#include "kernels/gemm.h"
 #include "kernels/product.h"
 
 enum { WORKSPACE = 64 << 20, CANDIDATES = 8, ALIGNED = 16 };
@@ -238,9 +240,38 @@ static ks_cuda_linear_plan *plan_for(ks_cuda *c, ks_act y, ks_act x, const ks_we
 
 /* --- operations --- */
 
+/* a where it lies on 16-byte boundaries, else dense scratch of its shape. */
+static ks_act aligned(ks_cuda *c, ks_act a)
+{
+    return !a.data || alignment(c, a) == ALIGNED ? a : ks_cuda_act(&c->ops, a.n, a.h, a.w, a.c);
+}
+
+static bool copy(ks_cuda *c, ks_act to, ks_act from)
+{
+    return to.data == from.data || KS_CUDA_CALL(c, ks_cuda_finish(c->stream, c->type, to, from,
+                                                                  NULL, absent, KS_ACT_NONE,
+                                                                  absent));
+}
+
+/* The own product; what it cannot read or write where it lies passes through scratch. */
+static bool multiply_packed(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, bool gated,
+                            ks_act residual)
+{
+    size_t mark = ks_cuda_mark(&c->ops);
+    ks_act to = aligned(c, y), from = aligned(c, x), more = aligned(c, residual);
+    bool good = !c->failed && copy(c, from, x) && (!residual.data || copy(c, more, residual)) &&
+                KS_CUDA_CALL(c, ks_cuda_gemm(c->stream, c->type, to, from, w->data, w->bias, gated,
+                                             more)) &&
+                copy(c, y, to);
+    ks_cuda_unwind(&c->ops, mark);
+    return good;
+}
+
 bool ks_cuda_product(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, bool bias,
                      ks_act residual)
 {
+    if (w->packed)
+        return multiply_packed(c, y, x, w, false, residual);
     const int64_t tokens = ks_cuda_pixels(y);
     bias = bias && w->bias;
     ks_cuda_linear_plan *p = plan_for(c, y, x, w, bias, residual);
@@ -288,6 +319,10 @@ void ks_cuda_geglu(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w)
                 ks_cuda_pixels(x) == ks_cuda_pixels(y);
     if (!ks_cuda_runs(c, fits, "geglu", y, x))
         return;
+    if (w->packed) {
+        multiply_packed(c, y, x, w, true, absent);
+        return;
+    }
     size_t mark = ops->mark(ops);
     ks_act both = ops->act(ops, y.n, y.h, y.w, 2 * y.c);
     if (!c->failed && ks_cuda_product(c, both, x, w, true, absent))

@@ -4,6 +4,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/parameter.h"
+#include "kernels/gemm.h"
 #include "kernels/parameters.h"
 
 /* --- packing --- */
@@ -53,8 +54,25 @@ static ks_weight *finished(ks_cuda *c, ks_weight *w, ks_error *err)
     return NULL;
 }
 
-ks_weight *ks_cuda_weight(ks_ops *ops, int parts, const ks_view *view, const ks_view *bias,
-                          ks_error *err)
+/* Puts a linear layer's outputs in the order of the own product, where that makes the layer. */
+static void pack_outputs(ks_cuda *c, ks_weight *w, ks_weight_use use)
+{
+    if (use == KS_USE_CONV || c->failed || w->kh * w->kw != 1 ||
+        !ks_cuda_gemm_fits(c->type, w->in, w->out))
+        return;
+    size_t mark = ks_cuda_mark(&c->ops);
+    size_t bytes = (size_t)w->out * (size_t)w->in * ks_cuda_element(c);
+    void *plain = ks_cuda_take(c, bytes);
+    w->packed = plain &&
+                KS_CUDA_CALL(c, cudaMemcpyAsync(plain, w->data, bytes, cudaMemcpyDeviceToDevice,
+                                                c->stream)) &&
+                KS_CUDA_CALL(c, ks_cuda_gemm_pack(c->stream, w->data, plain, w->out, w->in,
+                                                  use == KS_USE_GEGLU));
+    ks_cuda_unwind(&c->ops, mark);
+}
+
+ks_weight *ks_cuda_weight(ks_ops *ops, ks_weight_use use, int parts, const ks_view *view,
+                          const ks_view *bias, ks_error *err)
 {
     ks_cuda *c = ks_cuda_of(ops);
     int64_t out = ks_parameter_outputs(parts, view, bias, err);
@@ -80,6 +98,7 @@ ks_weight *ks_cuda_weight(ks_ops *ops, int parts, const ks_view *view, const ks_
         if (bias && pack(c, KS_F32, w->bias, at, &bias[i], view[i].shape[0], 1, 1))
             pack(c, c->type, w->bias_typed, at, &bias[i], view[i].shape[0], 1, 1);
     }
+    pack_outputs(c, w, use);
     return finished(c, w, err);
 }
 

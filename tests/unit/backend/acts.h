@@ -114,7 +114,7 @@ static inline param random_param(ks_ops *ops, int out, int in, int kernel, bool 
     p.bias = bias ? random_floats(out, seed + 1) : NULL;
     ks_view w = view_of(p.w, kernel ? 4 : 2, out, in, k, k), b = view_of(p.bias, 1, out, 0, 0, 0);
     ks_error err = KS_ERROR_NONE;
-    p.weight = ops->weight(ops, 1, &w, bias ? &b : NULL, &err);
+    p.weight = ops->weight(ops, kernel ? KS_USE_CONV : KS_USE_LINEAR, 1, &w, bias ? &b : NULL, &err);
     assert_non_null(p.weight);
     return p;
 }

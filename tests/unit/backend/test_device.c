@@ -143,11 +143,11 @@ static void joined_parts_follow_one_another(void **state)
         views[i] = view_of(w[i], 2, outs[i], IN, 0, 0);
         bias_views[i] = view_of(bias[i], 1, outs[i], 0, 0, 0);
     }
-    ks_weight *joined = ops->weight(ops, PARTS, views, bias_views, &err);
+    ks_weight *joined = ops->weight(ops, KS_USE_LINEAR, PARTS, views, bias_views, &err);
     assert_non_null(joined);
     ops->linear(ops, y, x, joined, KS_ACT_NONE, absent);
     for (int i = 0, first = 0; i < PARTS; first += outs[i++]) {
-        ks_weight *alone = ops->weight(ops, 1, &views[i], &bias_views[i], &err);
+        ks_weight *alone = ops->weight(ops, KS_USE_LINEAR, 1, &views[i], &bias_views[i], &err);
         ks_act part = empty_act(ops, 1, 6, 1, outs[i], 0);
         assert_non_null(alone);
         ops->linear(ops, part, x, alone, KS_ACT_NONE, absent);
@@ -190,10 +190,10 @@ static void parameters_of_wrong_shape_are_refused(void **state)
         const char *says;
     } cases[6];
     ks_error err[6] = {KS_ERROR_NONE};
-    cases[0].made = ops->weight(ops, 2, two, NULL, &err[0]), cases[0].says = "differ";
-    cases[1].made = ops->weight(ops, 1, &cube, NULL, &err[1]), cases[1].says = "rank 3";
-    cases[2].made = ops->weight(ops, 1, &integers, NULL, &err[2]), cases[2].says = "integer";
-    cases[3].made = ops->weight(ops, 1, two, &longer, &err[3]), cases[3].says = "[4]";
+    cases[0].made = ops->weight(ops, KS_USE_LINEAR, 2, two, NULL, &err[0]), cases[0].says = "differ";
+    cases[1].made = ops->weight(ops, KS_USE_LINEAR, 1, &cube, NULL, &err[1]), cases[1].says = "rank 3";
+    cases[2].made = ops->weight(ops, KS_USE_LINEAR, 1, &integers, NULL, &err[2]), cases[2].says = "integer";
+    cases[3].made = ops->weight(ops, KS_USE_LINEAR, 1, two, &longer, &err[3]), cases[3].says = "[4]";
     cases[4].made = ops->norm_weight(ops, &vector, &longer, &err[4]), cases[4].says = "shift";
     cases[5].made = ops->table(ops, &vector, &err[5]), cases[5].says = "rank 1";
     for (int i = 0; i < 6; i++) {

@@ -21,10 +21,10 @@ static void *scarce_alloc(ks_ops *ops, size_t bytes, ks_error *err)
     return refuse(err) ? NULL : real.alloc(ops, bytes, err);
 }
 
-static ks_weight *scarce_weight(ks_ops *ops, int parts, const ks_view *w, const ks_view *bias,
+static ks_weight *scarce_weight(ks_ops *ops, ks_weight_use use, int parts, const ks_view *w, const ks_view *bias,
                                 ks_error *err)
 {
-    return refuse(err) ? NULL : real.weight(ops, parts, w, bias, err);
+    return refuse(err) ? NULL : real.weight(ops, use, parts, w, bias, err);
 }
 
 static ks_weight *scarce_norm_weight(ks_ops *ops, const ks_view *gamma, const ks_view *beta,

@@ -1,0 +1,228 @@
+/* The linear layers of SDXL at 1024 x 1024 and SD 1.5 at 512 x 512 on a GPU: each of the own
+ * product's kernels beside cuBLASLt (and its gate as a pass of its own), on random numbers.
+ *   bench_gemm_gpu [PRECISION [ROWS]]     "fp16", 16
+ * A line is the shape, the library's time and rate, each kernel's, and those of the one that is
+ * chosen.
+ * Ends with an error where a result is not the library's. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda.h"
+#include "kernels/elementwise.h"
+#include "kernels/gemm.h"
+#include "kernels/parameters.h"
+
+typedef struct shape {
+    const char *model, *name;
+    int side, in, out;
+    bool gated, residual;
+} shape;
+
+static const shape shapes[] = {
+    {"sdxl", "qkv", 32, 1280, 3840, 0, 0},   {"sdxl", "out", 32, 1280, 1280, 0, 1},
+    {"sdxl", "geglu", 32, 1280, 5120, 1, 0}, {"sdxl", "ff", 32, 5120, 1280, 0, 1},
+    {"sdxl", "qkv", 64, 640, 1920, 0, 0},    {"sdxl", "out", 64, 640, 640, 0, 1},
+    {"sdxl", "geglu", 64, 640, 2560, 1, 0},  {"sdxl", "ff", 64, 2560, 640, 0, 1},
+    {"sd15", "qkv", 64, 320, 960, 0, 0},     {"sd15", "out", 64, 320, 320, 0, 1},
+    {"sd15", "geglu", 64, 320, 1280, 1, 0},  {"sd15", "ff", 64, 1280, 320, 0, 1},
+    {"sd15", "out", 32, 640, 640, 0, 1},     {"sd15", "geglu", 32, 640, 2560, 1, 0},
+    {"sd15", "ff", 32, 2560, 640, 0, 1},     {"sd15", "out", 16, 1280, 1280, 0, 1},
+    {"sd15", "geglu", 16, 1280, 5120, 1, 0}, {"sd15", "ff", 16, 5120, 1280, 0, 1},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes, RUNS = 9, LIBRARY = -1, CHOSEN = -2, SAMPLE = 256 };
+
+typedef struct layer {
+    ks_ops *ops;
+    const shape *s;
+    ks_weight *plain; /* as the library reads it */
+    void *packed;
+    ks_act x, y, both, residual;
+} layer;
+
+static void need(bool good, const ks_error *err)
+{
+    if (good)
+        return;
+    fprintf(stderr, "%s\n", err->text);
+    exit(EXIT_FAILURE);
+}
+
+static void settle(ks_ops *ops)
+{
+    ks_error err = KS_ERROR_NONE;
+    need(ops->sync(ops, &err) == 0, &err);
+}
+
+static ks_act random_act(ks_ops *ops, int n, int side, int c, uint32_t seed)
+{
+    const ks_cuda *cuda = ks_cuda_of(ops);
+    ks_act a = ops->act(ops, n, side, side, c);
+    if (a.data)
+        ks_cuda_random_rows(cuda->stream, cuda->type, a.data, n, (int64_t)side * side * c, 0, seed);
+    return a;
+}
+
+static layer new_layer(ks_ops *ops, const shape *s, int rows)
+{
+    ks_error err = KS_ERROR_NONE;
+    const ks_cuda *c = ks_cuda_of(ops);
+    const int out = s->gated ? 2 * s->out : s->out;
+    layer l = {.ops = ops, .s = s};
+    float *zeros = calloc((size_t)out * (size_t)s->in, sizeof *zeros);
+    need(zeros != NULL, &(ks_error){"no memory"});
+    ks_view w = {.data = zeros, .dtype = KS_F32, .rank = 2, .shape = {out, s->in}};
+    ks_view bias = {.data = zeros, .dtype = KS_F32, .rank = 1, .shape = {out}};
+    l.plain = ops->weight(ops, KS_USE_CONV, 1, &w, &bias, &err);
+    need(l.plain != NULL, &err);
+    free(zeros);
+    ks_cuda_random_rows(c->stream, c->type, l.plain->data, out, s->in, 0, 9);
+    ks_cuda_random_rows(c->stream, KS_F32, l.plain->bias, 1, out, 0, 8);
+    ks_cuda_random_rows(c->stream, c->type, l.plain->bias_typed, 1, out, 0, 8);
+    l.packed = ops->alloc(ops, (size_t)out * (size_t)s->in * ks_cuda_element(c), &err);
+    need(l.packed != NULL, &err);
+    need(ks_cuda_gemm_pack(c->stream, l.packed, l.plain->data, out, s->in, s->gated) == 0,
+         &(ks_error){"the weight was not packed"});
+    l.x = random_act(ops, rows, s->side, s->in, 1);
+    l.y = random_act(ops, rows, s->side, s->out, 2);
+    l.both = s->gated ? random_act(ops, rows, s->side, out, 3) : (ks_act){0};
+    l.residual = s->residual ? random_act(ops, rows, s->side, s->out, 4) : (ks_act){0};
+    settle(ops);
+    return l;
+}
+
+/* Queues the layer; false after a failure. */
+static bool run(const layer *l, int kernel, const char **name)
+{
+    ks_cuda *c = ks_cuda_of(l->ops);
+    const shape *s = l->s;
+    *name = "cuBLASLt";
+    if (kernel == CHOSEN)
+        return ks_cuda_gemm(c->stream, c->type, l->y, l->x, l->packed, l->plain->bias, s->gated,
+                            l->residual) == 0;
+    if (kernel != LIBRARY)
+        return ks_cuda_gemm_by(kernel, name, c->stream, c->type, l->y, l->x, l->packed,
+                               l->plain->bias, s->gated, l->residual) == 0;
+    return ks_cuda_product(c, s->gated ? l->both : l->y, l->x, l->plain, true, l->residual) &&
+           (!s->gated || ks_cuda_gate(c->stream, c->type, l->y, l->both) == 0);
+}
+
+static int by_time(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median of RUNS times, each of several calls in a row. */
+static double time_of(const layer *l, int kernel, const char **name)
+{
+    enum { CALLS = 8 };
+    float ms[RUNS];
+    cudaEvent_t begin, end;
+    cudaStream_t stream = ks_cuda_of(l->ops)->stream;
+    need(run(l, kernel, name), &(ks_error){"a product was refused"});
+    cudaEventCreate(&begin);
+    cudaEventCreate(&end);
+    for (int i = 0; i < RUNS; i++) {
+        cudaEventRecord(begin, stream);
+        for (int k = 0; k < CALLS; k++)
+            run(l, kernel, name);
+        cudaEventRecord(end, stream);
+        cudaEventSynchronize(end);
+        cudaEventElapsedTime(&ms[i], begin, end);
+    }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    settle(l->ops);
+    qsort(ms, RUNS, sizeof *ms, by_time);
+    return (double)ms[RUNS / 2] / CALLS;
+}
+
+/* The first and the last SAMPLE tokens of the result, as float32; free() it. */
+static float *sample_of(const layer *l)
+{
+    ks_error err = KS_ERROR_NONE;
+    const int all = l->y.n * l->y.h * l->y.w, some = all < SAMPLE ? all : SAMPLE;
+    const size_t count = (size_t)some * (size_t)l->y.c;
+    float *host = malloc(2 * count * sizeof *host);
+    float *device = l->ops->alloc(l->ops, 2 * count * sizeof *device, &err);
+    need(host && device, &err);
+    ks_act part = l->y;
+    part.n = part.h = 1;
+    part.w = some;
+    l->ops->to_floats(l->ops, device, part);
+    part.data = (char *)l->y.data +
+                (size_t)(all - some) * (size_t)l->y.stride * ks_cuda_element(ks_cuda_of(l->ops));
+    l->ops->to_floats(l->ops, device + count, part);
+    l->ops->download(l->ops, host, device, 2 * count * sizeof *host);
+    settle(l->ops);
+    l->ops->release(l->ops, device);
+    return host;
+}
+
+/* Relative L2 distance of a kernel's result from the library's. */
+static double error_of(const layer *l, int kernel, const float *right)
+{
+    const char *name;
+    const int all = l->y.n * l->y.h * l->y.w, some = all < SAMPLE ? all : SAMPLE;
+    const ks_cuda *c = ks_cuda_of(l->ops);
+    double sum = 0, square = 0;
+    cudaMemsetAsync(l->y.data, 0xff, (size_t)all * (size_t)l->y.stride * ks_cuda_element(c),
+                    c->stream);
+    run(l, kernel, &name);
+    float *got = sample_of(l);
+    for (size_t i = 0; i < 2 * (size_t)some * (size_t)l->y.c; i++) {
+        const double d = (double)got[i] - (double)right[i];
+        sum += d * d;
+        square += (double)right[i] * (double)right[i];
+    }
+    free(got);
+    return sqrt(sum / square);
+}
+
+/* Whether every kernel's result is the library's. */
+static bool bench_shape(ks_ops *ops, const shape *s, int rows)
+{
+    const double bound = ks_cuda_of(ops)->type == KS_F16 ? 0x1p-9 : 0x1p-6;
+    const double flops = 2.0 * rows * s->side * s->side * s->in * s->out * (s->gated ? 2 : 1);
+    const char *name;
+    size_t mark = ops->mark(ops);
+    bool good = true;
+    layer l = new_layer(ops, s, rows);
+    double ms = time_of(&l, LIBRARY, &name);
+    printf("%s %-5s %2dx%2d^2 %4d>%-4d %s %.4f ms %4.0f", s->model, s->name, rows, s->side, s->in,
+           s->out, name, ms, flops / ms * 1e-9);
+    float *right = sample_of(&l);
+    for (int k = 0; k < ks_cuda_gemm_kernels(); k++) {
+        ms = time_of(&l, k, &name);
+        const double error = error_of(&l, k, right);
+        printf(" | %s %.4f %4.0f", name, ms, flops / ms * 1e-9);
+        if (!(error <= bound)) {
+            printf(" WRONG by %.2e", error);
+            good = false;
+        }
+    }
+    ms = time_of(&l, CHOSEN, &name);
+    printf(" | chosen %.4f %4.0f TFLOP/s\n", ms, flops / ms * 1e-9);
+    fflush(stdout);
+    free(right);
+    ops->release(ops, l.packed);
+    ops->weight_free(ops, l.plain);
+    ops->unwind(ops, mark);
+    return good;
+}
+
+int main(int argc, char **argv)
+{
+    ks_error err = KS_ERROR_NONE;
+    bool good = true;
+    ks_ops *ops = ks_ops_cuda(0, argc > 1 ? argv[1] : "fp16", &err);
+    need(ops != NULL, &err);
+    need(ks_cuda_gemm_fits(ks_cuda_of(ops)->type, 64, 64),
+         &(ks_error){"the own product is for fp16 and bf16 on sm_90a"});
+    for (int i = 0; i < SHAPES; i++)
+        good = bench_shape(ops, &shapes[i], argc > 2 ? atoi(argv[2]) : 16) && good;
+    ops->free(ops);
+    return good ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,239 @@
+/* Linear layers: which tiles run for which shape.
+ *
+ * Work: 2 * tokens * in * out operations; bytes: x and w once, y (and the residual) once. With in
+ * and out from 320 on the operations decide: 990 TFLOP/s dense by the vendor's sheet. */
+#include "gemm.h"
+
+#include "gemm_wgmma.cuh"
+
+namespace {
+
+typedef void (*gemm_function)(ks_gemm_job);
+
+struct gemm_kernel {
+    const char *name;
+    int rows, columns, down, across; /* of a block; blocks of a cluster */
+    size_t shared;
+    gemm_function half[2], bfloat16[2]; /* plain, gated */
+};
+
+template <int ROWS, int COLUMNS, int DOWN, int ACROSS, int STAGES, bool TOGETHER>
+constexpr gemm_kernel row(const char *name)
+{
+    using plan = ks_gemm_plan<ROWS, COLUMNS, DOWN, ACROSS, STAGES, TOGETHER>;
+    return {name,
+            ROWS,
+            COLUMNS,
+            DOWN,
+            ACROSS,
+            plan::shared,
+            {ks_gemm_hopper<__half, plan, false>, ks_gemm_hopper<__half, plan, true>},
+            {ks_gemm_hopper<__nv_bfloat16, plan, false>, ks_gemm_hopper<__nv_bfloat16, plan, true>}};
+}
+
+/* Largest first. */
+const gemm_kernel kernels[] = {
+    row<128, 160, 2, 1, 6, false>("128x160/2x1"), row<128, 160, 1, 2, 6, false>("128x160/1x2"),
+    row<128, 160, 2, 2, 6, false>("128x160/2x2"), row<128, 160, 1, 1, 6, false>("128x160"),
+    row<128, 192, 2, 1, 5, false>("128x192/2x1"), row<256, 160, 1, 1, 4, true>("256x160t"),
+    row<256, 160, 2, 1, 4, true>("256x160t/2x1"), row<128, 256, 2, 1, 4, true>("128x256t/2x1"),
+    row<64, 160, 2, 1, 8, false>("64x160/2x1"),   row<64, 160, 1, 1, 8, false>("64x160"),
+    row<64, 96, 1, 1, 8, false>("64x96"),
+};
+enum { KERNELS = sizeof kernels / sizeof *kernels };
+
+gemm_function function_of(const gemm_kernel &kernel, ks_dtype type, bool gated)
+{
+    return type == KS_F16 ? kernel.half[gated] : kernel.bfloat16[gated];
+}
+
+int tokens_of(ks_act a)
+{
+    return (int)((int64_t)a.n * a.h * a.w);
+}
+
+int up(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+int multiprocessors()
+{
+    static const int count = [] {
+        int device = 0, value = 0;
+        if (cudaGetDevice(&device) != cudaSuccess ||
+            cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+            return 1;
+        return value;
+    }();
+    return count;
+}
+
+/* Blocks of 64 x 32 products that the busiest multiprocessor makes: what the time goes with, as
+ * every tile is made at about the same rate. */
+int64_t share_of(const gemm_kernel &kernel, int tokens, int columns)
+{
+    const int64_t tiles = (int64_t)up(tokens, kernel.rows * kernel.down) *
+                          up(columns, kernel.columns * kernel.across);
+    const int64_t places = multiprocessors() / (kernel.down * kernel.across);
+    return (tiles + places - 1) / places * (kernel.rows / 64) * (kernel.columns / 32);
+}
+
+const gemm_kernel &kernel_for(int tokens, int columns)
+{
+    const gemm_kernel *best = &kernels[0];
+    for (const gemm_kernel &kernel : kernels)
+        if (share_of(kernel, tokens, columns) < share_of(*best, tokens, columns))
+            best = &kernel;
+    return *best;
+}
+
+/* A [rows][columns] matrix of which 64 columns of `box` rows are copied at a time; a CUresult. */
+int matrix_map(CUtensorMap *map, ks_dtype type, const void *data, int64_t rows, int columns,
+               int64_t stride, int box)
+{
+    static const auto encode = [] {
+        void *function = nullptr;
+        cudaDriverEntryPointQueryResult found;
+        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                             cudaEnableDefault, &found) != cudaSuccess)
+            function = nullptr;
+        return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+    }();
+    if (!encode)
+        return (int)CUDA_ERROR_NOT_SUPPORTED;
+    const cuuint64_t size[2] = {(cuuint64_t)columns, (cuuint64_t)rows};
+    const cuuint64_t bytes[1] = {2 * (cuuint64_t)stride};
+    const cuuint32_t boxes[2] = {KS_GEMM_DEPTH, (cuuint32_t)box}, step[2] = {1, 1};
+    return (int)encode(map,
+                       type == KS_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                      : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                       2, const_cast<void *>(data), size, bytes, boxes, step,
+                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
+int launch(const gemm_kernel &kernel, gemm_function function, void *stream, ks_gemm_job job)
+{
+    const int blocks = kernel.down * kernel.across, places = multiprocessors() / blocks;
+    const int tiles = job.down * job.across;
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = (unsigned)blocks;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)(blocks * (tiles < places ? tiles : places)));
+    config.blockDim = dim3(KS_GEMM_THREADS);
+    config.dynamicSmemBytes = kernel.shared;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = &cluster;
+    config.numAttrs = blocks > 1 ? 1 : 0;
+    const void *code = reinterpret_cast<const void *>(function);
+    void *arguments[] = {&job};
+    cudaError_t failed = cudaFuncSetAttribute(code, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                              (int)kernel.shared);
+    if (failed == cudaSuccess)
+        failed = cudaLaunchKernelExC(&config, code, arguments);
+    if (failed != cudaSuccess)
+        (void)cudaGetLastError();
+    return (int)failed;
+}
+
+bool on_vectors(ks_act a)
+{
+    return !a.data || (reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && a.stride % 8 == 0);
+}
+
+int run(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
+        const float *bias, bool gated, ks_act residual)
+{
+    const int columns = gated ? 2 * y.c : y.c;
+    ks_gemm_job job = {};
+    if (matrix_map(&job.x, type, x.data, tokens_of(x), x.c, x.stride, kernel.rows / kernel.across) !=
+            CUDA_SUCCESS ||
+        matrix_map(&job.w, type, w, columns, x.c, x.c, kernel.columns / kernel.down) !=
+            CUDA_SUCCESS)
+        return (int)cudaErrorInvalidValue;
+    job.y = y.data, job.y_stride = y.stride;
+    job.residual = residual.data, job.residual_stride = residual.stride;
+    job.bias = bias;
+    job.tokens = tokens_of(x), job.columns = columns;
+    job.steps = up(x.c, KS_GEMM_DEPTH);
+    job.down = up(job.tokens, kernel.rows * kernel.down);
+    job.across = up(columns, kernel.columns * kernel.across);
+    return launch(kernel, function_of(kernel, type, gated), stream, job);
+}
+
+bool sound(ks_dtype type, ks_act y, ks_act x, bool gated, ks_act residual)
+{
+    return (type == KS_F16 || type == KS_BF16) && tokens_of(y) == tokens_of(x) && x.c % 8 == 0 &&
+           y.c % (gated ? 16 : 32) == 0 && on_vectors(x) && on_vectors(y) && on_vectors(residual) &&
+           !(gated && residual.data) && (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
+}
+
+/* A thread for 8 terms of an output. */
+__global__ void pack_outputs(uint4 *to, const uint4 *from, int out, int units, bool gated)
+{
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (int64_t)out * units)
+        return;
+    const int place = (int)(i / units), unit = (int)(i - (int64_t)place * units);
+    const int block = place / 8 % 4, part = place % 8 / 2, odd = place % 2;
+    int output = place / 32 * 32 + part * 8 + block * 2 + odd;
+    if (gated)
+        output = place / 32 * 16 + part * 4 + block % 2 * 2 + odd + (block / 2) * (out / 2);
+    to[i] = from[(int64_t)output * units + unit];
+}
+
+} // namespace
+
+bool ks_cuda_gemm_fits(ks_dtype type, int in, int out)
+{
+    if ((type != KS_F16 && type != KS_BF16) || in % 8 != 0 || out % 32 != 0)
+        return false;
+    cudaFuncAttributes attributes;
+    const void *function = reinterpret_cast<const void *>(function_of(kernels[0], type, false));
+    if (cudaFuncGetAttributes(&attributes, function) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return false;
+    }
+    return attributes.maxThreadsPerBlock >= KS_GEMM_THREADS;
+}
+
+int ks_cuda_gemm_pack(void *stream, void *to, const void *from, int out, int in, bool gated)
+{
+    constexpr int threads = 256;
+    const int64_t units = (int64_t)out * in / 8;
+    if (out % 32 != 0 || in % 8 != 0 || units > (int64_t)INT_MAX * threads)
+        return (int)cudaErrorInvalidValue;
+    pack_outputs<<<(unsigned)((units + threads - 1) / threads), threads, 0,
+                   static_cast<cudaStream_t>(stream)>>>(static_cast<uint4 *>(to),
+                                                        static_cast<const uint4 *>(from), out,
+                                                        in / 8, gated);
+    return (int)cudaGetLastError();
+}
+
+int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w, const float *bias,
+                 bool gated, ks_act residual)
+{
+    if (!sound(type, y, x, gated, residual))
+        return (int)cudaErrorInvalidValue;
+    if (tokens_of(x) == 0)
+        return (int)cudaSuccess;
+    return run(kernel_for(tokens_of(x), gated ? 2 * y.c : y.c), stream, type, y, x, w, bias, gated,
+               residual);
+}
+
+int ks_cuda_gemm_kernels(void)
+{
+    return KERNELS;
+}
+
+int ks_cuda_gemm_by(int kernel, const char **name, void *stream, ks_dtype type, ks_act y, ks_act x,
+                    const void *w, const float *bias, bool gated, ks_act residual)
+{
+    if (kernel < 0 || kernel >= KERNELS || !sound(type, y, x, gated, residual))
+        return (int)cudaErrorInvalidValue;
+    *name = kernels[kernel].name;
+    return run(kernels[kernel], stream, type, y, x, w, bias, gated, residual);
+}

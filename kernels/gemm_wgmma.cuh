@@ -1,0 +1,357 @@
+/* Linear layers on Hopper (sm_90a): y [tokens, outputs] = x [tokens, terms] w^T with bias, residual
+ * or GEGLU's gate in the epilogue.
+ *
+ * A block stays on its multiprocessor and makes one tile of ROWS x COLUMNS after the other.
+ * Warpgroup 0 only starts copies: 64 terms of x and w at a time into a ring of STAGES. Warpgroups 1
+ * and 2 take the tiles in turn: while one multiplies, the other finishes and writes its last tile,
+ * so that the tensor cores wait for no epilogue. Blocks of a cluster that have tiles of the same
+ * columns, or of the same tokens, share each piece of w, or of x: every block fetches its part for
+ * all of them.
+ *
+ * Every sum runs over the terms in order, 16 at a time, whatever the tile: a token's bits depend on
+ * neither its place nor its neighbours.
+ *
+ * w comes with its outputs in lane order (ks_gemm_output below): a thread's sums for 32 columns of
+ * the product are then 8 neighbouring outputs, which it writes as 16 bytes, or 4 values and the 4
+ * gates that belong to them. */
+#ifndef KS_KERNELS_GEMM_WGMMA_CUH
+#define KS_KERNELS_GEMM_WGMMA_CUH
+
+#include "gemm.h"
+#include "types.cuh"
+#include "vectors.cuh"
+#include "wgmma.cuh"
+
+extern __shared__ __align__(1024) unsigned char ks_shared[];
+
+enum {
+    KS_GEMM_DEPTH = 64, /* terms of a stage: 128 bytes, the width of a swizzled tile */
+    KS_GEMM_USERS = 256,
+    KS_GEMM_THREADS = 128 + KS_GEMM_USERS,
+    KS_GEMM_MOST_STAGES = 8,
+    KS_GEMM_BAND = 16, /* tiles of tokens whose columns are made before the next ones' */
+    KS_GEMM_TURN = 1,  /* named barriers: 0 is __syncthreads; one a warpgroup */
+    /* Launch bounds tell the launcher whether the code was built for sm_90a. */
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    KS_GEMM_BOUND = KS_GEMM_THREADS
+#else
+    KS_GEMM_BOUND = 32
+#endif
+};
+
+struct ks_gemm_job {
+    CUtensorMap x, w;
+    void *y;
+    const void *residual; /* or NULL */
+    const float *bias;    /* or NULL */
+    int64_t y_stride, residual_stride;
+    int tokens, columns;  /* of the product: GEGLU's are twice its outputs */
+    int steps;            /* stages that the terms fill */
+    int down, across;     /* tiles of a cluster */
+};
+
+/* DOWN x ACROSS blocks are a cluster. TOGETHER: both warpgroups work at one tile, half of its rows
+ * each. */
+template <int ROWS_, int COLUMNS_, int DOWN_, int ACROSS_, int STAGES_, bool TOGETHER_>
+struct ks_gemm_plan {
+    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, DOWN = DOWN_, ACROSS = ACROSS_;
+    static constexpr int STAGES = STAGES_, CLUSTER = DOWN * ACROSS;
+    static constexpr bool TOGETHER = TOGETHER_;
+    static constexpr int OWN_ROWS = TOGETHER ? ROWS / 2 : ROWS; /* of a warpgroup */
+    static constexpr int BLOCKS = OWN_ROWS / 64;                /* wgmma's rows are 64 */
+    static constexpr int X_PART = ROWS / ACROSS, W_PART = COLUMNS / DOWN; /* what a block fetches */
+    static constexpr int X_TILE = ROWS * 128, STAGE = X_TILE + COLUMNS * 128; /* bytes */
+    static constexpr int WRITERS = DOWN + ACROSS - 1; /* blocks that write to this one's stages */
+    static constexpr int READERS = 4 * WRITERS * (TOGETHER ? 2 : 1); /* warps that free a stage */
+    static_assert(OWN_ROWS % 64 == 0 && COLUMNS % 32 == 0 && W_PART % 8 == 0 && X_PART % 8 == 0,
+                  "whole swizzled tiles");
+    static_assert(STAGES <= (int)KS_GEMM_MOST_STAGES, "too few barriers");
+    static constexpr size_t shared = STAGES * STAGE + 256;
+};
+
+struct ks_gemm_barriers {
+    uint64_t full[KS_GEMM_MOST_STAGES], empty[KS_GEMM_MOST_STAGES];
+};
+
+/* Where a place of the ring is in its use: the stage, and the parity of its phase. */
+struct ks_gemm_place {
+    int stage;
+    uint32_t parity;
+};
+
+template <int STAGES> __device__ __forceinline__ ks_gemm_place ks_gemm_place_of(int step)
+{
+    return {step % STAGES, (uint32_t)(step / STAGES % 2)};
+}
+
+template <int STAGES> __device__ __forceinline__ void ks_gemm_advance(ks_gemm_place &place)
+{
+    if (++place.stage == STAGES) {
+        place.stage = 0;
+        place.parity ^= 1;
+    }
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/* A block's place in its cluster. */
+template <class PLAN> __device__ __forceinline__ int2 ks_gemm_rank()
+{
+    const int rank = PLAN::CLUSTER > 1 ? (int)ks_cluster_rank() : 0;
+    return make_int2(rank % PLAN::DOWN, rank / PLAN::DOWN);
+}
+
+/* First token and column of this block's part of a cluster's tile. Tiles run down a band of tokens
+ * before they go across, so that what runs at once shares its parts of x and w in the L2 cache. */
+template <class PLAN> __device__ __forceinline__ int2 ks_gemm_origin(const ks_gemm_job &job,
+                                                                     int tile)
+{
+    constexpr int BAND = KS_GEMM_BAND / PLAN::DOWN;
+    const int band = tile / (BAND * job.across), left = tile - band * BAND * job.across;
+    const int rows = min(BAND, job.down - band * BAND), column = left / rows;
+    const int row = band * BAND + left - column * rows;
+    const int2 rank = ks_gemm_rank<PLAN>();
+    return make_int2((row * PLAN::DOWN + rank.x) * PLAN::ROWS,
+                     (column * PLAN::ACROSS + rank.y) * PLAN::COLUMNS);
+}
+
+/* 64 terms of so many rows of a matrix, to the blocks of the cluster whose bits are set. */
+template <int BLOCKS>
+__device__ __forceinline__ void ks_gemm_load(unsigned char *to, const CUtensorMap *map,
+                                             uint64_t *full, int term, int row, int bits)
+{
+    if constexpr (BLOCKS > 1)
+        ks_matrix_load_all(to, map, full, term, row, (uint16_t)bits);
+    else
+        ks_matrix_load(to, map, full, term, row);
+}
+
+/* The copying thread: its parts of x, for the blocks across, and of w, for those down. */
+template <class PLAN>
+__device__ __forceinline__ void ks_gemm_produce(const ks_gemm_job &job, ks_gemm_barriers *barriers,
+                                                unsigned char *tiles)
+{
+    const int clusters = (int)gridDim.x / PLAN::CLUSTER, all = job.down * job.across;
+    const int2 rank = ks_gemm_rank<PLAN>();
+    const int x_part = rank.y * PLAN::X_PART, w_part = rank.x * PLAN::W_PART;
+    int x_bits = 0;
+    for (int j = 0; j < PLAN::ACROSS; j++)
+        x_bits |= 1 << (rank.x + j * PLAN::DOWN);
+    const int w_bits = ((1 << PLAN::DOWN) - 1) << (rank.y * PLAN::DOWN);
+    ks_gemm_place place = {0, 0};
+    for (int tile = (int)blockIdx.x / PLAN::CLUSTER; tile < all; tile += clusters) {
+        const int2 origin = ks_gemm_origin<PLAN>(job, tile);
+        for (int step = 0; step < job.steps; step++) {
+            uint64_t *full = &barriers->full[place.stage];
+            unsigned char *x = tiles + place.stage * PLAN::STAGE, *w = x + PLAN::X_TILE;
+            const int term = step * KS_GEMM_DEPTH;
+            ks_barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);
+            ks_barrier_expect(full, PLAN::STAGE);
+            ks_gemm_load<PLAN::ACROSS>(x + x_part * 128, &job.x, full, term, origin.x + x_part,
+                                       x_bits);
+            ks_gemm_load<PLAN::DOWN>(w + w_part * 128, &job.w, full, term, origin.y + w_part,
+                                     w_bits);
+            ks_gemm_advance<PLAN::STAGES>(place);
+        }
+    }
+}
+
+/* A thread's 8 sums of a token, with bias: its outputs from `output` on, rounded once. */
+template <class T>
+__device__ __forceinline__ void ks_gemm_write(const ks_gemm_job &job, int token, int output,
+                                              float (&value)[8], const uint4 &residual)
+{
+    if (job.residual) {
+        float more[8];
+        ks_unit<T, 8>::open(more, residual);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            value[i] += more[i];
+    }
+    *reinterpret_cast<uint4 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
+        ks_unit<T, 8>::close(value);
+}
+
+/* The same of GEGLU: 4 outputs, value * gelu(gate). */
+template <class T>
+__device__ __forceinline__ void ks_gemm_write_gated(const ks_gemm_job &job, int token, int output,
+                                                    const float (&value)[8])
+{
+    float y[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        y[i] = value[i] * ks::gelu(value[4 + i]);
+    *reinterpret_cast<uint2 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
+        make_uint2(ks_pack<T>(y[0], y[1]), ks_pack<T>(y[2], y[3]));
+}
+
+__device__ __forceinline__ void ks_gemm_bias(float (&bias)[8], const float *low, const float *high)
+{
+    const float4 a = __ldg(reinterpret_cast<const float4 *>(low));
+    const float4 b = __ldg(reinterpret_cast<const float4 *>(high));
+    bias[0] = a.x, bias[1] = a.y, bias[2] = a.z, bias[3] = a.w;
+    bias[4] = b.x, bias[5] = b.y, bias[6] = b.z, bias[7] = b.w;
+}
+
+/* A warpgroup's sums of one tile, to y. */
+template <class T, int BLOCKS, int COLUMNS, bool GATED>
+__device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 origin,
+                                               const float (&sum)[BLOCKS][COLUMNS / 8][4])
+{
+    const int thread = (int)threadIdx.x % 128, part = thread % 4;
+    const int first = origin.x + thread / 32 * 16 + thread % 32 / 4;
+#pragma unroll
+    for (int g = 0; g < COLUMNS / 32; g++) {
+        const int column = origin.y + g * 32;
+        if (column >= job.columns)
+            return;
+        const int output = GATED ? column / 2 + part * 4 : column + part * 8;
+        float bias[8] = {};
+        uint4 residual[2 * BLOCKS] = {};
+        if (job.bias)
+            ks_gemm_bias(bias, job.bias + output,
+                         job.bias + output + (GATED ? job.columns / 2 : 4));
+        if (!GATED && job.residual)
+#pragma unroll
+            for (int r = 0; r < 2 * BLOCKS; r++)
+                if (first + r * 8 + r / 2 * 48 < job.tokens)
+                    residual[r] = *reinterpret_cast<const uint4 *>(
+                        static_cast<const T *>(job.residual) +
+                        (first + r * 8 + r / 2 * 48) * job.residual_stride + output);
+#pragma unroll
+        for (int r = 0; r < 2 * BLOCKS; r++) {
+            const int token = first + r * 8 + r / 2 * 48; /* rows r * 8 of blocks of 64 */
+            float value[8];
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                value[i] = sum[r / 2][g * 4 + i / 2][r % 2 * 2 + i % 2] + bias[i];
+            if (token >= job.tokens)
+                continue;
+            if constexpr (GATED)
+                ks_gemm_write_gated<T>(job, token, output, value);
+            else
+                ks_gemm_write<T>(job, token, output, value, residual[r]);
+        }
+    }
+}
+
+/* This warp has read a stage: says so to every block that writes to it. */
+template <class PLAN> __device__ __forceinline__ void ks_gemm_release(uint64_t *empty)
+{
+    const int lane = (int)threadIdx.x % 32;
+    if constexpr (PLAN::CLUSTER > 1) {
+        const int2 rank = ks_gemm_rank<PLAN>();
+        const int other = lane - PLAN::DOWN, across = other + (other >= rank.y ? 1 : 0);
+        if (lane < PLAN::WRITERS)
+            ks_barrier_arrive_at(empty, (uint32_t)(lane < PLAN::DOWN
+                                                       ? rank.y * PLAN::DOWN + lane
+                                                       : rank.x + across * PLAN::DOWN));
+    } else if (lane == 0) {
+        ks_barrier_arrive(empty);
+    }
+}
+
+/* Starts the products of a stage. */
+template <class T, int BLOCKS, int COLUMNS>
+__device__ __forceinline__ void ks_gemm_multiply(float (&sum)[BLOCKS][COLUMNS / 8][4],
+                                                 const unsigned char *x, const unsigned char *w,
+                                                 bool add)
+{
+    ks_wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < KS_GEMM_DEPTH; k += 16)
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++)
+            ks_wgmma<T, COLUMNS>::scores(sum[b], ks_wgmma_tile(x, b * 64 * 128 + k * 2),
+                                         ks_wgmma_tile(w, k * 2), k > 0 || add);
+    ks_wgmma_commit();
+}
+
+/* The steps of a tile; on return its sums are there, and the next tile's products may have begun. */
+template <class T, class PLAN>
+__device__ __forceinline__ void ks_gemm_sum(float (&sum)[PLAN::BLOCKS][PLAN::COLUMNS / 8][4],
+                                            const ks_gemm_job &job, int group, int turn, bool last,
+                                            ks_gemm_barriers *barriers, const unsigned char *tiles)
+{
+    const int skip = PLAN::TOGETHER ? group * PLAN::OWN_ROWS * 128 : 0;
+    ks_gemm_place place = ks_gemm_place_of<PLAN::STAGES>(turn * job.steps);
+    int before = 0;
+    if (!PLAN::TOGETHER)
+        ks_threads_wait(KS_GEMM_TURN + group, KS_GEMM_USERS);
+    for (int step = 0; step < job.steps; step++) {
+        const unsigned char *x = tiles + place.stage * PLAN::STAGE;
+        ks_barrier_wait(&barriers->full[place.stage], place.parity);
+        ks_gemm_multiply<T, PLAN::BLOCKS, PLAN::COLUMNS>(sum, x + skip, x + PLAN::X_TILE, step > 0);
+        if (step > 0) {
+            ks_wgmma_wait<1>();
+            ks_gemm_release<PLAN>(&barriers->empty[before]);
+        }
+        before = place.stage;
+        ks_gemm_advance<PLAN::STAGES>(place);
+    }
+    if (!PLAN::TOGETHER && !last)
+        ks_threads_arrive(KS_GEMM_TURN + 1 - group, KS_GEMM_USERS);
+    ks_wgmma_wait<0>();
+#pragma unroll
+    for (int b = 0; b < PLAN::BLOCKS; b++)
+        ks_wgmma_settle(sum[b]);
+    ks_gemm_release<PLAN>(&barriers->empty[before]);
+}
+
+/* Warpgroup `group` of those that multiply. */
+template <class T, class PLAN, bool GATED>
+__device__ __forceinline__ void ks_gemm_consume(const ks_gemm_job &job, int group,
+                                                ks_gemm_barriers *barriers,
+                                                const unsigned char *tiles)
+{
+    constexpr int TURNS = PLAN::TOGETHER ? 1 : 2;
+    const int clusters = (int)gridDim.x / PLAN::CLUSTER, all = job.down * job.across;
+    const int first = PLAN::TOGETHER ? 0 : group;
+    int tile = (int)blockIdx.x / PLAN::CLUSTER + first * clusters;
+    if (!PLAN::TOGETHER && group == 1) /* group 0 begins */
+        ks_threads_arrive(KS_GEMM_TURN, KS_GEMM_USERS);
+    for (int turn = first; tile < all; turn += TURNS, tile += TURNS * clusters) {
+        float sum[PLAN::BLOCKS][PLAN::COLUMNS / 8][4];
+        ks_gemm_sum<T, PLAN>(sum, job, group, turn, tile + clusters >= all, barriers, tiles);
+        int2 origin = ks_gemm_origin<PLAN>(job, tile);
+        origin.x += PLAN::TOGETHER ? group * PLAN::OWN_ROWS : 0;
+        ks_gemm_finish<T, PLAN::BLOCKS, PLAN::COLUMNS, GATED>(job, origin, sum);
+    }
+}
+
+#endif
+
+template <class T, class PLAN, bool GATED>
+__global__ void __launch_bounds__(KS_GEMM_BOUND, 1)
+    ks_gemm_hopper(const __grid_constant__ ks_gemm_job job)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    unsigned char *tiles = ks_shared;
+    ks_gemm_barriers *barriers =
+        reinterpret_cast<ks_gemm_barriers *>(tiles + PLAN::STAGES * PLAN::STAGE);
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < PLAN::STAGES; s++) {
+            ks_barrier_init(&barriers->full[s], 1);
+            ks_barrier_init(&barriers->empty[s], PLAN::READERS);
+        }
+        ks_barrier_publish();
+    }
+    if constexpr (PLAN::CLUSTER > 1)
+        ks_cluster_wait();
+    else
+        __syncthreads();
+    if (threadIdx.x < 128) {
+        ks_registers_lower<24>();
+        if (threadIdx.x == 0)
+            ks_gemm_produce<PLAN>(job, barriers, tiles);
+        __syncwarp();
+    } else {
+        ks_registers_raise<240>();
+        ks_gemm_consume<T, PLAN, GATED>(job, (int)threadIdx.x / 128 - 1, barriers, tiles);
+    }
+    if constexpr (PLAN::CLUSTER > 1)
+        ks_cluster_wait(); /* nobody leaves while another block may write here */
+#endif
+}
+
+#endif
