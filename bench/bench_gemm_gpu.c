@@ -97,13 +97,14 @@ static bool run(const layer *l, int kernel, const char **name)
 {
     ks_cuda *c = ks_cuda_of(l->ops);
     const shape *s = l->s;
+    const ks_cuda_gemm_epilogue after = {
+        .bias = l->plain->bias, .residual = l->residual, .gated = s->gated};
     *name = "cuBLASLt";
     if (kernel == CHOSEN)
-        return ks_cuda_gemm(c->stream, c->type, l->y, l->x, l->packed, l->plain->bias, s->gated,
-                            l->residual) == 0;
+        return ks_cuda_gemm(c->stream, c->type, l->y, l->x, l->packed, &after) == 0;
     if (kernel != LIBRARY)
-        return ks_cuda_gemm_by(kernel, name, c->stream, c->type, l->y, l->x, l->packed,
-                               l->plain->bias, s->gated, l->residual) == 0;
+        return ks_cuda_gemm_by(kernel, name, c->stream, c->type, l->y, l->x, l->packed, &after) ==
+               0;
     return ks_cuda_product(c, s->gated ? l->both : l->y, l->x, l->plain, true, l->residual) &&
            (!s->gated || ks_cuda_gate(c->stream, c->type, l->y, l->both) == 0);
 }

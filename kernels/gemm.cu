@@ -33,11 +33,9 @@ constexpr gemm_kernel row(const char *name)
 
 /* Largest first. */
 const gemm_kernel kernels[] = {
-    row<128, 160, 2, 1, 6, false>("128x160/2x1"), row<128, 160, 1, 2, 6, false>("128x160/1x2"),
-    row<128, 160, 2, 2, 6, false>("128x160/2x2"), row<128, 160, 1, 1, 6, false>("128x160"),
-    row<128, 192, 2, 1, 5, false>("128x192/2x1"), row<256, 160, 1, 1, 4, true>("256x160t"),
-    row<256, 160, 2, 1, 4, true>("256x160t/2x1"), row<128, 256, 2, 1, 4, true>("128x256t/2x1"),
-    row<64, 160, 2, 1, 8, false>("64x160/2x1"),   row<64, 160, 1, 1, 8, false>("64x160"),
+    row<128, 160, 1, 1, 6, false>("128x160"),
+    row<128, 160, 2, 1, 6, false>("128x160, pairs"),
+    row<64, 160, 1, 1, 8, false>("64x160"),
     row<64, 96, 1, 1, 8, false>("64x96"),
 };
 enum { KERNELS = sizeof kernels / sizeof *kernels };
@@ -69,14 +67,14 @@ int multiprocessors()
     return count;
 }
 
-/* Blocks of 64 x 32 products that the busiest multiprocessor makes: what the time goes with, as
- * every tile is made at about the same rate. */
+/* Blocks of 64 x 32 products that the busiest multiprocessor makes, and two more for what a tile
+ * costs beside them: what the time goes with. */
 int64_t share_of(const gemm_kernel &kernel, int tokens, int columns)
 {
     const int64_t tiles = (int64_t)up(tokens, kernel.rows * kernel.down) *
                           up(columns, kernel.columns * kernel.across);
     const int64_t places = multiprocessors() / (kernel.down * kernel.across);
-    return (tiles + places - 1) / places * (kernel.rows / 64) * (kernel.columns / 32);
+    return (tiles + places - 1) / places * ((kernel.rows / 64) * (kernel.columns / 32) + 2);
 }
 
 const gemm_kernel &kernel_for(int tokens, int columns)
@@ -145,9 +143,9 @@ bool on_vectors(ks_act a)
 }
 
 int run(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
-        const float *bias, bool gated, ks_act residual)
+        const ks_cuda_gemm_epilogue *after)
 {
-    const int columns = gated ? 2 * y.c : y.c;
+    const int columns = after->gated ? 2 * y.c : y.c;
     ks_gemm_job job = {};
     if (matrix_map(&job.x, type, x.data, tokens_of(x), x.c, x.stride, kernel.rows / kernel.across) !=
             CUDA_SUCCESS ||
@@ -155,20 +153,32 @@ int run(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_act y, ks_act
             CUDA_SUCCESS)
         return (int)cudaErrorInvalidValue;
     job.y = y.data, job.y_stride = y.stride;
-    job.residual = residual.data, job.residual_stride = residual.stride;
-    job.bias = bias;
+    job.residual = after->residual.data, job.residual_stride = after->residual.stride;
+    job.bias = after->bias, job.sums = after->sums;
+    job.moments = reinterpret_cast<const float2 *>(after->moments);
     job.tokens = tokens_of(x), job.columns = columns;
     job.steps = up(x.c, KS_GEMM_DEPTH);
     job.down = up(job.tokens, kernel.rows * kernel.down);
     job.across = up(columns, kernel.columns * kernel.across);
-    return launch(kernel, function_of(kernel, type, gated), stream, job);
+    return launch(kernel, function_of(kernel, type, after->gated), stream, job);
 }
 
-bool sound(ks_dtype type, ks_act y, ks_act x, bool gated, ks_act residual)
+bool sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_gemm_epilogue *after)
 {
+    const bool gated = after->gated;
+    const ks_act residual = after->residual;
     return (type == KS_F16 || type == KS_BF16) && tokens_of(y) == tokens_of(x) && x.c % 8 == 0 &&
            y.c % (gated ? 16 : 32) == 0 && on_vectors(x) && on_vectors(y) && on_vectors(residual) &&
-           !(gated && residual.data) && (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
+           !(gated && residual.data) && !after->sums == !after->moments && (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
+}
+
+/* The layer's output that stands at a place of a packed weight: what ks_gemm_finish relies on. */
+__device__ __forceinline__ int output_at(int place, int out, bool gated)
+{
+    const int block = place / 8 % 4, part = place % 8 / 2, odd = place % 2;
+    if (gated)
+        return place / 32 * 16 + part * 4 + block % 2 * 2 + odd + block / 2 * (out / 2);
+    return place / 32 * 32 + part * 8 + block * 2 + odd;
 }
 
 /* A thread for 8 terms of an output. */
@@ -178,11 +188,34 @@ __global__ void pack_outputs(uint4 *to, const uint4 *from, int out, int units, b
     if (i >= (int64_t)out * units)
         return;
     const int place = (int)(i / units), unit = (int)(i - (int64_t)place * units);
-    const int block = place / 8 % 4, part = place % 8 / 2, odd = place % 2;
-    int output = place / 32 * 32 + part * 8 + block * 2 + odd;
-    if (gated)
-        output = place / 32 * 16 + part * 4 + block % 2 * 2 + odd + (block / 2) * (out / 2);
-    to[i] = from[(int64_t)output * units + unit];
+    to[i] = from[(int64_t)output_at(place, out, gated) * units + unit];
+}
+
+/* A warp for an output. */
+template <class T>
+__global__ void fold_norm(T *w, float *bias, float *sums, const float *gamma, const float *beta,
+                          int out, int in, bool gated)
+{
+    const int place = (int)((blockIdx.x * blockDim.x + threadIdx.x) / 32), lane = threadIdx.x % 32;
+    if (place >= out)
+        return;
+    T *row = w + (int64_t)place * in;
+    float shift = 0.0f, sum = 0.0f;
+    for (int k = lane; k < in; k += 32) {
+        const float value = ks::to_float(row[k]);
+        row[k] = ks::from_float<T>(value * gamma[k]);
+        shift = fmaf(value, beta[k], shift);
+        sum += ks::to_float(row[k]);
+    }
+    for (int apart = 16; apart; apart /= 2) {
+        shift += __shfl_xor_sync(0xffffffffu, shift, apart);
+        sum += __shfl_xor_sync(0xffffffffu, sum, apart);
+    }
+    if (lane == 0) {
+        const int output = output_at(place, out, gated);
+        bias[output] += shift;
+        sums[output] = sum;
+    }
 }
 
 } // namespace
@@ -213,15 +246,32 @@ int ks_cuda_gemm_pack(void *stream, void *to, const void *from, int out, int in,
     return (int)cudaGetLastError();
 }
 
-int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w, const float *bias,
-                 bool gated, ks_act residual)
+int ks_cuda_gemm_fold(void *stream, ks_dtype type, void *w, float *bias, float *sums,
+                      const float *gamma, const float *beta, int out, int in, bool gated)
 {
-    if (!sound(type, y, x, gated, residual))
+    constexpr int threads = 256;
+    const unsigned blocks = (unsigned)up(out, threads / 32);
+    const cudaStream_t to = static_cast<cudaStream_t>(stream);
+    if (type == KS_F16)
+        fold_norm<<<blocks, threads, 0, to>>>(static_cast<__half *>(w), bias, sums, gamma, beta,
+                                              out, in, gated);
+    else if (type == KS_BF16)
+        fold_norm<<<blocks, threads, 0, to>>>(static_cast<__nv_bfloat16 *>(w), bias, sums, gamma,
+                                              beta, out, in, gated);
+    else
+        return (int)cudaErrorInvalidValue;
+    return (int)cudaGetLastError();
+}
+
+int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
+                 const ks_cuda_gemm_epilogue *after)
+{
+    if (!sound(type, y, x, after))
         return (int)cudaErrorInvalidValue;
     if (tokens_of(x) == 0)
         return (int)cudaSuccess;
-    return run(kernel_for(tokens_of(x), gated ? 2 * y.c : y.c), stream, type, y, x, w, bias, gated,
-               residual);
+    return run(kernel_for(tokens_of(x), after->gated ? 2 * y.c : y.c), stream, type, y, x, w,
+               after);
 }
 
 int ks_cuda_gemm_kernels(void)
@@ -230,10 +280,10 @@ int ks_cuda_gemm_kernels(void)
 }
 
 int ks_cuda_gemm_by(int kernel, const char **name, void *stream, ks_dtype type, ks_act y, ks_act x,
-                    const void *w, const float *bias, bool gated, ks_act residual)
+                    const void *w, const ks_cuda_gemm_epilogue *after)
 {
-    if (kernel < 0 || kernel >= KERNELS || !sound(type, y, x, gated, residual))
+    if (kernel < 0 || kernel >= KERNELS || !sound(type, y, x, after))
         return (int)cudaErrorInvalidValue;
     *name = kernels[kernel].name;
-    return run(kernels[kernel], stream, type, y, x, w, bias, gated, residual);
+    return run(kernels[kernel], stream, type, y, x, w, after);
 }

@@ -19,19 +19,34 @@ bool ks_cuda_gemm_fits(ks_dtype type, int in, int out);
  * GEGLU's, values and then gates. Both of a 16-bit type. */
 int ks_cuda_gemm_pack(void *stream, void *to, const void *from, int out, int in, bool gated);
 
-/* y = x w^T + bias + residual, or with gated y = value * gelu(gate), all per token (pixel), summed
- * in fp32 over the terms in order and rounded once. w: from ks_cuda_gemm_pack, [out][x.c] with out
- * = y.c, or 2 * y.c when gated. bias: float32 [out] in the layer's own order, 16-byte aligned, or
- * NULL. residual: absent, or y's shape, may be y; absent when gated. x, y and residual lie on
+/* Puts a layer norm of x, x' = (x - mean) / deviation * gamma + beta, into a packed weight and its
+ * bias: w' = w gamma, bias += w beta, and sums[o] = the sum of row o of w', all of the layer's own
+ * order of outputs but w. Then x' w^T + bias = (x w'^T - mean sums) / deviation + bias. gamma, beta:
+ * float32 [in]; bias, sums: float32 [out]. */
+int ks_cuda_gemm_fold(void *stream, ks_dtype type, void *w, float *bias, float *sums,
+                      const float *gamma, const float *beta, int out, int in, bool gated);
+
+/* What follows the sums s of a token's output o. */
+typedef struct ks_cuda_gemm_epilogue {
+    const float *moments; /* of x's tokens, mean and 1 / deviation, for a folded norm: s becomes */
+    const float *sums;    /* (s - mean sums[o]) / deviation; or both NULL */
+    const float *bias;    /* added; or NULL */
+    ks_act residual;      /* added, y's shape, may be y; or absent, as it is when gated */
+    bool gated;           /* GEGLU: y = value * gelu(gate) */
+} ks_cuda_gemm_epilogue;
+
+/* y = x w^T and then the epilogue, per token (pixel), summed in fp32 over the terms in order and
+ * rounded once. w: from ks_cuda_gemm_pack, [out][x.c] with out = y.c, or 2 * y.c when gated. sums
+ * and bias: float32 [out] in the layer's own order, 16-byte aligned. x, y and residual lie on
  * 16-byte boundaries with strides that are multiples of 8. */
-int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w, const float *bias,
-                 bool gated, ks_act residual);
+int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
+                 const ks_cuda_gemm_epilogue *after);
 
 /* For measurements: how many kernels ks_cuda_gemm chooses from, and the same by one of them. name:
  * what it is, static. */
 int ks_cuda_gemm_kernels(void);
 int ks_cuda_gemm_by(int kernel, const char **name, void *stream, ks_dtype type, ks_act y, ks_act x,
-                    const void *w, const float *bias, bool gated, ks_act residual);
+                    const void *w, const ks_cuda_gemm_epilogue *after);
 
 #ifdef __cplusplus
 }

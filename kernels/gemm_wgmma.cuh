@@ -43,7 +43,8 @@ struct ks_gemm_job {
     CUtensorMap x, w;
     void *y;
     const void *residual; /* or NULL */
-    const float *bias;    /* or NULL */
+    const float *bias, *sums; /* or NULL */
+    const float2 *moments;    /* NULL with sums */
     int64_t y_stride, residual_stride;
     int tokens, columns;  /* of the product: GEGLU's are twice its outputs */
     int steps;            /* stages that the terms fill */
@@ -185,12 +186,12 @@ __device__ __forceinline__ void ks_gemm_write_gated(const ks_gemm_job &job, int 
         make_uint2(ks_pack<T>(y[0], y[1]), ks_pack<T>(y[2], y[3]));
 }
 
-__device__ __forceinline__ void ks_gemm_bias(float (&bias)[8], const float *low, const float *high)
+__device__ __forceinline__ void ks_gemm_vector(float (&to)[8], const float *low, const float *high)
 {
     const float4 a = __ldg(reinterpret_cast<const float4 *>(low));
     const float4 b = __ldg(reinterpret_cast<const float4 *>(high));
-    bias[0] = a.x, bias[1] = a.y, bias[2] = a.z, bias[3] = a.w;
-    bias[4] = b.x, bias[5] = b.y, bias[6] = b.z, bias[7] = b.w;
+    to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
+    to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
 }
 
 /* A warpgroup's sums of one tile, to y. */
@@ -200,17 +201,27 @@ __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 orig
 {
     const int thread = (int)threadIdx.x % 128, part = thread % 4;
     const int first = origin.x + thread / 32 * 16 + thread % 32 / 4;
+    float2 moments[2 * BLOCKS]; /* of its tokens, rows r * 8 of blocks of 64 */
+#pragma unroll
+    for (int r = 0; r < 2 * BLOCKS; r++) {
+        const int token = first + r * 8 + r / 2 * 48;
+        moments[r] = make_float2(0.0f, 1.0f);
+        if (job.moments && token < job.tokens)
+            moments[r] = job.moments[token];
+    }
 #pragma unroll
     for (int g = 0; g < COLUMNS / 32; g++) {
         const int column = origin.y + g * 32;
         if (column >= job.columns)
             return;
         const int output = GATED ? column / 2 + part * 4 : column + part * 8;
-        float bias[8] = {};
+        const int half = GATED ? job.columns / 2 : 4;
+        float bias[8] = {}, sums[8] = {};
         uint4 residual[2 * BLOCKS] = {};
         if (job.bias)
-            ks_gemm_bias(bias, job.bias + output,
-                         job.bias + output + (GATED ? job.columns / 2 : 4));
+            ks_gemm_vector(bias, job.bias + output, job.bias + output + half);
+        if (job.sums)
+            ks_gemm_vector(sums, job.sums + output, job.sums + output + half);
         if (!GATED && job.residual)
 #pragma unroll
             for (int r = 0; r < 2 * BLOCKS; r++)
@@ -220,11 +231,13 @@ __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 orig
                         (first + r * 8 + r / 2 * 48) * job.residual_stride + output);
 #pragma unroll
         for (int r = 0; r < 2 * BLOCKS; r++) {
-            const int token = first + r * 8 + r / 2 * 48; /* rows r * 8 of blocks of 64 */
+            const int token = first + r * 8 + r / 2 * 48;
             float value[8];
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                value[i] = sum[r / 2][g * 4 + i / 2][r % 2 * 2 + i % 2] + bias[i];
+                value[i] = fmaf(fmaf(-moments[r].x, sums[i],
+                                     sum[r / 2][g * 4 + i / 2][r % 2 * 2 + i % 2]),
+                                moments[r].y, bias[i]);
             if (token >= job.tokens)
                 continue;
             if constexpr (GATED)

@@ -53,6 +53,7 @@ struct norm_job {
     int silu;
     int tiles, tile_pixels; /* two passes */
     int slice;              /* resident: channels of a block */
+    float2 *moments;        /* layer norm: instead of y, each token's mean and 1 / deviation */
     double2 *sums;          /* two passes: [row][group][tile], of x and of x * x */
 };
 
@@ -416,6 +417,11 @@ __global__ void __launch_bounds__(LAYER_THREADS, UNITS * (16 / (int)sizeof(T)) <
                 square = fmaf(x[i][e], x[i][e], square);
             }
     const float scale = 1.0f / sqrtf(warp_sum_of(square) / (float)job.channels + job.eps);
+    if (job.moments) {
+        if (lane == 0)
+            job.moments[token] = make_float2(mean, scale);
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < UNITS; i++)
         if (lane + 32 * i < units) {
@@ -452,7 +458,9 @@ __global__ void __launch_bounds__(LAYER_THREADS) layer_any(const __grid_constant
     for (int k = lane; k < job.channels; k += 32)
         square = fmaf((float)x[k] - mean, (float)x[k] - mean, square);
     const float scale = 1.0f / sqrtf(warp_sum_of(square) / (float)job.channels + job.eps);
-    for (int k = lane; k < job.channels; k += 32)
+    if (job.moments && lane == 0)
+        job.moments[token] = make_float2(mean, scale);
+    for (int k = lane; k < job.channels && !job.moments; k += 32)
         y[k] = T(fmaf(((float)x[k] - mean) * scale, job.gamma[k], job.beta[k]));
 }
 
@@ -564,6 +572,22 @@ int group_two_passes(void *stream, norm_job job, const norm_kernels *kernels, bo
                      (size_t)job.groups * sizeof(float2), stream, job);
 }
 
+/* vectors: x, and what else there is, lie on 16-byte boundaries. */
+int layer_launch(void *stream, const norm_job &job, const norm_kernels *kernels, bool vectors)
+{
+    const int64_t tokens = (int64_t)job.n * job.pixels;
+    if (tokens == 0)
+        return (int)cudaSuccess;
+    norm_kernel run = kernels->layer_any;
+    for (int i = 4; vectors && i >= 0; i--)
+        if (kernels->layer[i].units * 32 * 16 >= job.channels * kernels->size)
+            run = kernels->layer[i].run;
+    const int64_t blocks = (tokens + LAYER_THREADS / 32 - 1) / (LAYER_THREADS / 32);
+    if (blocks > INT_MAX)
+        return (int)cudaErrorInvalidValue;
+    return ks_launch(run, dim3((unsigned)blocks), LAYER_THREADS, 0, stream, job);
+}
+
 } // namespace
 
 size_t ks_cuda_group_norm_workspace(int n, int groups, int64_t pixels, int channels)
@@ -596,22 +620,21 @@ int ks_cuda_group_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const fl
 int ks_cuda_layer_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
                        const float *beta, float eps)
 {
-    const norm_kernels *kernels = kernels_for(type);
     norm_job job;
-    if (!kernels || !job_of(&job, y, x, gamma, beta, eps))
+    if (!kernels_for(type) || !job_of(&job, y, x, gamma, beta, eps))
         return (int)cudaErrorInvalidValue;
-    const int64_t tokens = (int64_t)x.n * job.pixels;
-    if (tokens == 0)
-        return (int)cudaSuccess;
-    norm_kernel run = kernels->layer_any;
-    const bool vectors = on_vectors(x, kernels->size) && on_vectors(y, kernels->size) &&
+    const bool vectors = on_vectors(x, kernels_for(type)->size) &&
+                         on_vectors(y, kernels_for(type)->size) &&
                          reinterpret_cast<uintptr_t>(gamma) % 16 == 0 &&
                          reinterpret_cast<uintptr_t>(beta) % 16 == 0;
-    for (int i = 4; vectors && i >= 0; i--)
-        if (kernels->layer[i].units * 32 * 16 >= x.c * kernels->size)
-            run = kernels->layer[i].run;
-    const int64_t blocks = (tokens + LAYER_THREADS / 32 - 1) / (LAYER_THREADS / 32);
-    if (blocks > INT_MAX)
+    return layer_launch(stream, job, kernels_for(type), vectors);
+}
+
+int ks_cuda_layer_moments(void *stream, ks_dtype type, float *moments, ks_act x, float eps)
+{
+    norm_job job;
+    if (!kernels_for(type) || !job_of(&job, x, x, nullptr, nullptr, eps))
         return (int)cudaErrorInvalidValue;
-    return ks_launch(run, dim3((unsigned)blocks), LAYER_THREADS, 0, stream, job);
+    job.moments = reinterpret_cast<float2 *>(moments);
+    return layer_launch(stream, job, kernels_for(type), on_vectors(x, kernels_for(type)->size));
 }

@@ -24,6 +24,9 @@ int ks_cuda_group_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const fl
 int ks_cuda_layer_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
                        const float *beta, float eps);
 
+/* moments: device [tokens][2], each token's mean and 1 / sqrt(variance + eps). */
+int ks_cuda_layer_moments(void *stream, ks_dtype type, float *moments, ks_act x, float eps);
+
 #ifdef __cplusplus
 }
 #endif

@@ -161,6 +161,10 @@ struct ks_ops {
     /* Scale and shift of a norm, [c] each. */
     ks_weight *(*norm_weight)(ks_ops *ops, const ks_view *gamma, const ks_view *beta,
                               ks_error *err);
+    /* Makes w, a linear layer's or GEGLU's, take layer_norm(x) in the place of x from now on, with
+     * the norm's scale and shift, which it does not keep. false: w stays as it is and the caller
+     * normalises. NULL: the backend has no such form. */
+    bool (*absorb_norm)(ks_ops *ops, ks_weight *w, const ks_weight *norm, float eps);
     /* A table [count, c] whose rows are looked up. */
     ks_weight *(*table)(ks_ops *ops, const ks_view *table, ks_error *err);
     void (*weight_free)(ks_ops *ops, ks_weight *w);

@@ -49,7 +49,7 @@ typedef struct ks_kv {
 } ks_kv;
 
 /* One block: self-attention, cross-attention and a GEGLU feed-forward, each after a layer norm and
- * added. */
+ * added. A norm is NULL where the weight after it has absorbed it. */
 typedef struct ks_transformer_block {
     ks_weight *norm1, *qkv, *out1;
     ks_weight *norm2, *q, *kv, *out2; /* kv: context -> keys and values side by side */

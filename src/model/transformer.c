@@ -6,6 +6,13 @@
 
 static const float group_eps = 1e-6f, layer_eps = 1e-5f;
 
+/* Hands a norm to the weight that comes after it, where the backend has a form for that. */
+static void absorb(ks_loader *l, ks_weight **norm, ks_weight *w)
+{
+    if (!l->failed && l->ops->absorb_norm && l->ops->absorb_norm(l->ops, w, *norm, layer_eps))
+        *norm = NULL;
+}
+
 static void load_block(ks_transformer_block *b, ks_loader *l, const char *base, int c, int context)
 {
     const ks_name self[3] = {ks_join(base, "attn1.to_q"), ks_join(base, "attn1.to_k"),
@@ -22,6 +29,9 @@ static void load_block(ks_transformer_block *b, ks_loader *l, const char *base, 
     b->norm3 = ks_load_norm(l, ks_join(base, "norm3").text, c);
     b->ff1 = ks_load_geglu(l, ks_join(base, "ff.net.0.proj").text, c, 4 * c);
     b->ff2 = ks_load_linear(l, ks_join(base, "ff.net.2").text, 4 * c, c, true);
+    absorb(l, &b->norm1, b->qkv);
+    absorb(l, &b->norm2, b->q);
+    absorb(l, &b->norm3, b->ff1);
 }
 
 void ks_transformer_load(ks_transformer *t, ks_loader *l, const char *base, int c, int heads,
@@ -42,6 +52,15 @@ void ks_transformer_free(ks_transformer *t)
     t->block = NULL;
 }
 
+/* layer_norm(x) in scratch, or x where the weight that reads it normalises. */
+static ks_act normalised(ks_ops *ops, ks_act scratch, ks_act x, const ks_weight *norm)
+{
+    if (!norm)
+        return x;
+    ops->layer_norm(ops, scratch, x, norm, layer_eps);
+    return scratch;
+}
+
 /* x += attention of x to itself. normed: scratch of x's shape, here and below. */
 static void self_attention(const ks_transformer_block *b, ks_ops *ops, ks_act x, ks_act normed,
                            int heads)
@@ -49,8 +68,7 @@ static void self_attention(const ks_transformer_block *b, ks_ops *ops, ks_act x,
     size_t mark = ops->mark(ops), element = ks_element_size(ops);
     ks_act qkv = ops->act(ops, x.n, x.h, x.w, 3 * x.c);
     const ks_attention how = {.heads = heads};
-    ops->layer_norm(ops, normed, x, b->norm1, layer_eps);
-    ops->linear(ops, qkv, normed, b->qkv, KS_ACT_NONE, (ks_act){0});
+    ops->linear(ops, qkv, normalised(ops, normed, x, b->norm1), b->qkv, KS_ACT_NONE, (ks_act){0});
     ops->attention(ops, normed, ks_act_slice(qkv, 0, x.c, element),
                    ks_act_slice(qkv, x.c, x.c, element), ks_act_slice(qkv, 2 * x.c, x.c, element),
                    &how);
@@ -65,8 +83,7 @@ static void cross_attention(const ks_transformer_block *b, ks_ops *ops, ks_act x
     size_t mark = ops->mark(ops);
     ks_act q = ops->act(ops, x.n, x.h, x.w, x.c);
     const ks_attention how = {.heads = heads, .kv_row = kv->row, .kv_len = kv->len};
-    ops->layer_norm(ops, normed, x, b->norm2, layer_eps);
-    ops->linear(ops, q, normed, b->q, KS_ACT_NONE, (ks_act){0});
+    ops->linear(ops, q, normalised(ops, normed, x, b->norm2), b->q, KS_ACT_NONE, (ks_act){0});
     ops->attention(ops, normed, q, kv->k, kv->v, &how);
     ops->linear(ops, x, normed, b->out2, KS_ACT_NONE, x);
     ops->unwind(ops, mark);
@@ -76,8 +93,7 @@ static void feed_forward(const ks_transformer_block *b, ks_ops *ops, ks_act x, k
 {
     size_t mark = ops->mark(ops);
     ks_act hidden = ops->act(ops, x.n, x.h, x.w, 4 * x.c);
-    ops->layer_norm(ops, normed, x, b->norm3, layer_eps);
-    ops->geglu(ops, hidden, normed, b->ff1);
+    ops->geglu(ops, hidden, normalised(ops, normed, x, b->norm3), b->ff1);
     ops->linear(ops, x, hidden, b->ff2, KS_ACT_NONE, x);
     ops->unwind(ops, mark);
 }

@@ -50,7 +50,8 @@ enum {
     CAUSAL = 256,
     MASKED = 512, /* kv_row and kv_len */
     FUSED_QKV = 1024, /* q, k and v are thirds of one activation */
-    ODD_SIZE = 2048   /* an upsampled size less one */
+    ODD_SIZE = 2048,  /* an upsampled size less one */
+    NORMED = 4096     /* a layer norm comes first, in the weight where it takes it */
 };
 
 typedef struct op_case {
@@ -115,6 +116,10 @@ static const op_case op_cases[] = {
     {"odd", LINEAR, 3, 13, 1, 64, 96, 0, 0, WIDER | RESIDUAL, KS_ACT_NONE},
     {"odd", LINEAR, 3, 13, 1, 64, 96, 0, 0, ODDER | RESIDUAL | IN_PLACE, KS_ACT_SILU},
     {"odd", LINEAR, 3, 37, 11, 328, 352, 0, 0, RESIDUAL, KS_ACT_NONE},
+    {"sdxl", LINEAR, 2, 32, 32, 1280, 3840, 0, 0, NORMED | NO_BIAS, KS_ACT_NONE},
+    {"sdxl", LINEAR, 2, 64, 64, 640, 640, 0, 0, NORMED | NO_BIAS, KS_ACT_NONE},
+    {"odd", LINEAR, 3, 13, 1, 72, 160, 0, 0, NORMED | ODDER | RESIDUAL, KS_ACT_NONE},
+    {"odd", LINEAR, 3, 13, 1, 72, 50, 0, 0, NORMED, KS_ACT_NONE},
     {"odd", LINEAR, 1, 1, 1, 8, 32, 0, 0, RESIDUAL | IN_PLACE, KS_ACT_NONE},
     {"odd", LINEAR, 3, 13, 1, 72, 160, 0, 0, WIDER | NO_BIAS, KS_ACT_NONE},
     {"sdxl", GEGLU, 2, 64, 64, 640, 2560, 0, 0, 0, KS_ACT_NONE},
@@ -122,6 +127,8 @@ static const op_case op_cases[] = {
     {"sd15", GEGLU, 2, 64, 64, 320, 1280, 0, 0, 0, KS_ACT_NONE},
     {"odd", GEGLU, 3, 5, 3, 24, 36, 0, 0, ODDER, KS_ACT_NONE},
     {"odd", GEGLU, 3, 13, 21, 200, 112, 0, 0, 0, KS_ACT_NONE},
+    {"sdxl", GEGLU, 2, 32, 32, 1280, 5120, 0, 0, NORMED, KS_ACT_NONE},
+    {"odd", GEGLU, 3, 13, 21, 200, 112, 0, 0, NORMED, KS_ACT_NONE},
     {"odd", GEGLU, 3, 13, 1, 72, 48, 0, 0, ODDER, KS_ACT_NONE},
     {"odd", GEGLU, 3, 9, 1, 64, 16, 0, 0, WIDER, KS_ACT_NONE},
     {"sdxl", GROUP_NORM, 2, 128, 128, 320, 320, 32, 0, 0, KS_ACT_SILU},
@@ -179,7 +186,7 @@ static inline const char *shape_text(const op_case *t, int rows)
     static char text[160];
     static const char *const flags[] = {"stride 2", "up",     "row bias", "residual", "in place",
                                         "no bias",  "wider",  "odder",    "causal",   "masked",
-                                        "qkv",      "less 1"};
+                                        "qkv",      "less 1", "normed"};
     int n = snprintf(text, sizeof text, "%dx%dx%d %d>%d", rows, t->h, t->w, t->in, t->out);
     if (t->extra)
         n += snprintf(text + n, sizeof text - (size_t)n, " %d", t->extra);
@@ -222,8 +229,9 @@ typedef struct operands {
     const op_case *t;
     int n;
     ks_act y, x, a, b, row_bias, residual; /* a, b: k and v, or the second summand in a */
+    ks_act normed;                         /* of x, where w does not normalise itself */
     int32_t *kv_row, *kv_len;
-    ks_weight *w;
+    ks_weight *w, *norm;
     void *memory[16];
     int count;
 } operands;
@@ -354,6 +362,11 @@ static inline operands new_operands(ks_ops *ops, const op_case *t, int n)
         o.w = new_weight(ops, KS_USE_GEGLU, 2 * t->out, t->in, 0, true);
     else if (t->what == GROUP_NORM || t->what == LAYER_NORM)
         o.w = new_norm(ops, t->in);
+    if (has(t, NORMED)) {
+        o.norm = new_norm(ops, t->in);
+        if (!ops->absorb_norm || !ops->absorb_norm(ops, o.w, o.norm, 1e-5f))
+            o.normed = new_act(&o, n, t->h, t->w, t->in);
+    }
     if (t->what == CONCAT)
         o.a = new_act(&o, n, t->h, t->w, t->out - t->in);
     if (t->what == ADD)
@@ -370,6 +383,16 @@ static inline void free_operands(operands *o)
     for (int i = 0; i < o->count; i++)
         o->ops->release(o->ops, o->memory[i]);
     o->ops->weight_free(o->ops, o->w);
+    o->ops->weight_free(o->ops, o->norm);
+}
+
+/* What a layer reads: x, or its layer norm where the weight does not make it. */
+static inline ks_act layer_input(const operands *o)
+{
+    if (!o->normed.data)
+        return o->x;
+    o->ops->layer_norm(o->ops, o->normed, o->x, o->norm, 1e-5f);
+    return o->normed;
 }
 
 static inline void run_case(const operands *o)
@@ -392,10 +415,10 @@ static inline void run_case(const operands *o)
         ops->conv(ops, o->y, o->x, o->w, &conv);
         break;
     case LINEAR:
-        ops->linear(ops, o->y, o->x, o->w, t->activation, o->residual);
+        ops->linear(ops, o->y, layer_input(o), o->w, t->activation, o->residual);
         break;
     case GEGLU:
-        ops->geglu(ops, o->y, o->x, o->w);
+        ops->geglu(ops, o->y, layer_input(o), o->w);
         break;
     case GROUP_NORM:
         ops->group_norm(ops, o->y, o->x, o->w, t->extra, 1e-5f, t->activation == KS_ACT_SILU);

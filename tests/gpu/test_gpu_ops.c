@@ -43,7 +43,9 @@ static double bound_of(const op_case *t, ks_dtype type)
     bool sums = t->what == CONV || t->what == LINEAR || t->what == GEGLU || t->what == ATTENTION;
     double k = terms_of(t), both = sums ? 8 * sqrt(k) * 0x1p-24 : 0;
     double cut = sums && type != KS_F32 ? k / 8 * 0x1p-23 : 0;
-    return roundings[t->what] * unit_of(type) + both + cut + 32 * 0x1p-24;
+    /* and with a norm before it, those of its result or of the weights that have taken it in */
+    const double before = has(t, NORMED) ? 2 : 0;
+    return (roundings[t->what] + before) * unit_of(type) + both + cut + 32 * 0x1p-24;
 }
 
 /* --- arrays --- */

@@ -58,6 +58,7 @@ static const ks_ops operations = {
     .act = ks_cuda_act,
     .weight = ks_cuda_weight,
     .norm_weight = ks_cuda_norm_weight,
+    .absorb_norm = ks_cuda_absorb_norm,
     .table = ks_cuda_table,
     .weight_free = ks_cuda_weight_free,
     .conv = ks_cuda_conv,

@@ -16,9 +16,12 @@
 /* A parameter. Linear or convolution: data [out][kh][kw][in] in the compute type, bias [out] in
  * float32, and in the compute type for the libraries' epilogues; or no bias. Norm: float32 data
  * gamma and bias beta, [out] each. Table: data, `out` rows of `in`, in the compute type.
- * packed: data lies as ks_cuda_gemm_pack leaves it, for kernels/gemm.h alone. */
+ * packed: data lies as ks_cuda_gemm_pack leaves it, for kernels/gemm.h alone. sums: for a
+ * weight that has absorbed a layer norm, what ks_cuda_gemm_fold gives, [out] in float32. */
 struct ks_weight {
-    bool packed;
+    bool packed, gated; /* gated: GEGLU's */
+    float eps;          /* of the absorbed norm */
+    float *sums;        /* of the absorbed norm, else NULL */
     void *data;
     float *bias;
     void *bias_typed;
@@ -175,6 +178,7 @@ ks_weight *ks_cuda_weight(ks_ops *ops, ks_weight_use use, int parts, const ks_vi
                           const ks_view *bias, ks_error *err);
 ks_weight *ks_cuda_norm_weight(ks_ops *ops, const ks_view *gamma, const ks_view *beta,
                                ks_error *err);
+bool ks_cuda_absorb_norm(ks_ops *ops, ks_weight *w, const ks_weight *norm, float eps);
 ks_weight *ks_cuda_table(ks_ops *ops, const ks_view *table, ks_error *err);
 void ks_cuda_weight_free(ks_ops *ops, ks_weight *w);
 

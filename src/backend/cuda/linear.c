@@ -7,6 +7,7 @@
 #include "backend/cuda/cuda.h"
 #include "kernels/elementwise.h"
 #include "kernels/gemm.h"
+#include "kernels/norm.h"
 #include "kernels/product.h"
 
 enum { WORKSPACE = 64 << 20, CANDIDATES = 8, ALIGNED = 16 };
@@ -253,16 +254,29 @@ static bool copy(ks_cuda *c, ks_act to, ks_act from)
                                                                   absent));
 }
 
+/* Each token's mean and deviation for an absorbed norm; NULL after a failure. */
+static const float *moments_of(ks_cuda *c, ks_act x, float eps)
+{
+    float *moments = ks_cuda_take(c, (size_t)tokens_of(x) * 2 * sizeof(float));
+    if (moments)
+        KS_CUDA_CALL(c, ks_cuda_layer_moments(c->stream, c->type, moments, x, eps));
+    return c->failed ? NULL : moments;
+}
+
 /* The own product; what it cannot read or write where it lies passes through scratch. */
-static bool multiply_packed(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, bool gated,
-                            ks_act residual)
+static bool multiply_packed(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, ks_act residual)
 {
     size_t mark = ks_cuda_mark(&c->ops);
-    ks_act to = aligned(c, y), from = aligned(c, x), more = aligned(c, residual);
-    bool good = !c->failed && copy(c, from, x) && (!residual.data || copy(c, more, residual)) &&
-                KS_CUDA_CALL(c, ks_cuda_gemm(c->stream, c->type, to, from, w->data, w->bias, gated,
-                                             more)) &&
-                copy(c, y, to);
+    ks_act to = aligned(c, y), from = aligned(c, x);
+    ks_cuda_gemm_epilogue after = {
+        .gated = w->gated, .bias = w->bias, .sums = w->sums, .residual = aligned(c, residual)};
+    bool good = !c->failed && copy(c, from, x) &&
+                (!residual.data || copy(c, after.residual, residual));
+    if (good && w->sums)
+        after.moments = moments_of(c, from, w->eps);
+    good = good && !c->failed &&
+           KS_CUDA_CALL(c, ks_cuda_gemm(c->stream, c->type, to, from, w->data, &after)) &&
+           copy(c, y, to);
     ks_cuda_unwind(&c->ops, mark);
     return good;
 }
@@ -271,7 +285,7 @@ bool ks_cuda_product(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, bool bi
                      ks_act residual)
 {
     if (w->packed)
-        return multiply_packed(c, y, x, w, false, residual);
+        return multiply_packed(c, y, x, w, residual);
     const int64_t tokens = ks_cuda_pixels(y);
     bias = bias && w->bias;
     ks_cuda_linear_plan *p = plan_for(c, y, x, w, bias, residual);
@@ -320,7 +334,7 @@ void ks_cuda_geglu(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w)
     if (!ks_cuda_runs(c, fits, "geglu", y, x))
         return;
     if (w->packed) {
-        multiply_packed(c, y, x, w, true, absent);
+        multiply_packed(c, y, x, w, absent);
         return;
     }
     size_t mark = ops->mark(ops);

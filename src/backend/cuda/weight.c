@@ -63,11 +63,12 @@ static void pack_outputs(ks_cuda *c, ks_weight *w, ks_weight_use use)
     size_t mark = ks_cuda_mark(&c->ops);
     size_t bytes = (size_t)w->out * (size_t)w->in * ks_cuda_element(c);
     void *plain = ks_cuda_take(c, bytes);
+    w->gated = use == KS_USE_GEGLU;
     w->packed = plain &&
                 KS_CUDA_CALL(c, cudaMemcpyAsync(plain, w->data, bytes, cudaMemcpyDeviceToDevice,
                                                 c->stream)) &&
                 KS_CUDA_CALL(c, ks_cuda_gemm_pack(c->stream, w->data, plain, w->out, w->in,
-                                                  use == KS_USE_GEGLU));
+                                                  w->gated));
     ks_cuda_unwind(&c->ops, mark);
 }
 
@@ -119,6 +120,22 @@ ks_weight *ks_cuda_norm_weight(ks_ops *ops, const ks_view *gamma, const ks_view 
     return finished(c, w, err);
 }
 
+bool ks_cuda_absorb_norm(ks_ops *ops, ks_weight *w, const ks_weight *norm, float eps)
+{
+    ks_cuda *c = ks_cuda_of(ops);
+    ks_error err;
+    if (c->failed || !w->packed || w->sums || norm->out != w->in)
+        return false;
+    if (!w->bias)
+        w->bias = ks_cuda_alloc(ops, (size_t)w->out * sizeof(float), &err);
+    w->sums = w->bias ? ks_cuda_alloc(ops, (size_t)w->out * sizeof(float), &err) : NULL;
+    if (!w->sums)
+        return false;
+    w->eps = eps;
+    return KS_CUDA_CALL(c, ks_cuda_gemm_fold(c->stream, c->type, w->data, w->bias, w->sums,
+                                             norm->data, norm->bias, w->out, w->in, w->gated));
+}
+
 ks_weight *ks_cuda_table(ks_ops *ops, const ks_view *table, ks_error *err)
 {
     ks_cuda *c = ks_cuda_of(ops);
@@ -146,5 +163,6 @@ void ks_cuda_weight_free(ks_ops *ops, ks_weight *w)
     ks_cuda_release(ops, w->data);
     ks_cuda_release(ops, w->bias);
     ks_cuda_release(ops, w->bias_typed);
+    ks_cuda_release(ops, w->sums);
     free(w);
 }
