@@ -3,9 +3,9 @@
  *   bench_attention_gpu [PRECISION [ROWS...]]     fp16, 16 2
  *
  * Self-attention reads thirds of one tensor, as the networks do; cross-attention 77 keys of two
- * conditionings in turn. A time is the median of RUNS, each of CALLS calls on other memory than the
- * last, so that nothing is in the cache but what a call itself put there. TB/s counts q and y once,
- * and k and v once a row. */
+ * conditionings in turn. A time is the median of RUNS replays of a graph of CALLS calls, each on
+ * other memory than the last, so that nothing is in the cache but what a call itself put there.
+ * TB/s counts q and y once, and k and v once a row. */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 #include "kernels/attention.h"
 #include "kernels/parameters.h"
 
-enum { RUNS = 15, CALLS = 4, SETS = 2, CONDITIONINGS = 2, PROMPT = 77 };
+enum { RUNS = 15, CALLS = 8, SETS = 2, CONDITIONINGS = 2, PROMPT = 77 };
 
 typedef struct shape {
     const char *model;
@@ -88,28 +88,48 @@ static int by_time(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Milliseconds a call. kv_row: device [rows]. */
+/* A graph of CALLS calls. kv_row: device [rows]. */
+static cudaGraphExec_t calls_of(const shape *s, ks_dtype type, const operands *o,
+                                const int32_t *kv_row, cudaStream_t stream)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t calls;
+    must((int)cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
+    for (int i = 0; i < CALLS; i++) {
+        const operands *p = &o[i % SETS];
+        must(ks_cuda_attention(stream, type, p->y, p->q, p->k, p->v, s->heads, false,
+                               s->cross ? kv_row : NULL, NULL, NULL, 0),
+             "attention");
+    }
+    must((int)cudaStreamEndCapture(stream, &graph), "graph");
+    must((int)cudaGraphInstantiate(&calls, graph, 0), "graph");
+    must((int)cudaGraphDestroy(graph), "graph");
+    return calls;
+}
+
+/* Milliseconds a call. */
 static double time_of(const shape *s, ks_dtype type, const operands *o, const int32_t *kv_row)
 {
     float ms[RUNS];
     cudaEvent_t begin, end;
+    cudaStream_t stream;
+    must((int)cudaDeviceSynchronize(), "numbers");
+    must((int)cudaStreamCreate(&stream), "stream");
     must((int)cudaEventCreate(&begin), "event");
     must((int)cudaEventCreate(&end), "event");
+    cudaGraphExec_t calls = calls_of(s, type, o, kv_row, stream);
     for (int run = -2; run < RUNS; run++) {
-        must((int)cudaEventRecord(begin, NULL), "event");
-        for (int i = 0; i < CALLS; i++) {
-            const operands *p = &o[i % SETS];
-            must(ks_cuda_attention(NULL, type, p->y, p->q, p->k, p->v, s->heads, false,
-                                   s->cross ? kv_row : NULL, NULL, NULL, 0),
-                 "attention");
-        }
-        must((int)cudaEventRecord(end, NULL), "event");
+        must((int)cudaEventRecord(begin, stream), "event");
+        must((int)cudaGraphLaunch(calls, stream), "graph");
+        must((int)cudaEventRecord(end, stream), "event");
         must((int)cudaEventSynchronize(end), "attention");
         if (run >= 0)
             must((int)cudaEventElapsedTime(&ms[run], begin, end), "event");
     }
+    must((int)cudaGraphExecDestroy(calls), "graph");
     must((int)cudaEventDestroy(begin), "event");
     must((int)cudaEventDestroy(end), "event");
+    must((int)cudaStreamDestroy(stream), "stream");
     qsort(ms, RUNS, sizeof *ms, by_time);
     return (double)ms[RUNS / 2] / CALLS;
 }

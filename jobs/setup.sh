@@ -12,7 +12,8 @@ build_packages=(
   libssl-dev libutf8proc-dev libpng-dev libfreetype-dev libfontconfig-dev fonts-dejavu-core
 )
 
-# install_packages NAME...: those that are not there yet.
+# install_packages NAME...: those that are not there yet. Where they cannot be installed it says so and goes on: what is
+# needed may have come by other means (CMAKE_PREFIX_PATH, PKG_CONFIG_PATH), and CMake says what it does not find.
 install_packages() {
   local missing=() name sudo=()
   for name in "$@"; do
@@ -20,17 +21,22 @@ install_packages() {
   done
   [ ${#missing[@]} -eq 0 ] && return 0
   if ! command -v apt-get >/dev/null; then
-    echo "missing packages (Debian's names): ${missing[*]}" >&2
-    echo "this system has no apt-get: install what is missing by its own means; CMake says what it does not find" >&2
+    not_installed "this system has no apt-get" "${missing[@]}"
     return 0
   fi
   if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || { echo "these packages must be installed by root: ${missing[*]}" >&2; return 1; }
+    command -v sudo >/dev/null || { not_installed "that takes root" "${missing[@]}"; return 0; }
     sudo=(sudo)
   fi
   echo "installing ${missing[*]}" >&2
-  "${sudo[@]}" apt-get -qq update
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "${missing[@]}" >/dev/null
+  "${sudo[@]}" apt-get -qq update || true
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "${missing[@]}" >/dev/null ||
+    not_installed "apt-get failed" "${missing[@]}"
+}
+
+# not_installed REASON NAME...
+not_installed() {
+  echo "these packages (Debian's names) are not installed, for $1: ${*:2}; going on with what is there" >&2
 }
 
 # build_preset PRESET TARGET [CMAKE OPTION...]: configures at the first time, builds what changed.

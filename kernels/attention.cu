@@ -28,7 +28,6 @@
 
 #include <limits.h>
 #include <math.h>
-#include <stdlib.h>
 
 #include <algorithm>
 
@@ -72,15 +71,15 @@ struct hopper_kernel {
 template <int WIDTH, int KEYS, int STAGES> constexpr hopper_kernel hopper_row()
 {
     static_assert(STAGES <= KS_HOPPER_MOST_STAGES, "too few barriers");
+    static_assert(ks_hopper_plan<WIDTH, KEYS, STAGES>::shared <= 227 * 1024, "too much memory");
     return {WIDTH, KEYS, ks_hopper_plan<WIDTH, KEYS, STAGES>::shared,
             ks_attention_hopper<__half, WIDTH, KEYS, STAGES>,
             ks_attention_hopper<__nv_bfloat16, WIDTH, KEYS, STAGES>};
 }
 
 const hopper_kernel hopper_kernels[] = {
-    hopper_row<32, 128, 4>(), hopper_row<48, 128, 4>(),  hopper_row<64, 128, 4>(),
-    hopper_row<80, 128, 3>(), hopper_row<96, 128, 3>(), hopper_row<128, 128, 3>(),
-    hopper_row<160, 80, 2>(),
+    hopper_row<40, 128, 4>(),  hopper_row<64, 128, 4>(), hopper_row<80, 128, 2>(),
+    hopper_row<128, 128, 2>(), hopper_row<160, 80, 2>(),
 };
 
 struct resident_kernel {
@@ -98,7 +97,7 @@ template <int WIDTH, int KEYS, int STAGES, int BLOCKS> constexpr resident_kernel
 }
 
 const resident_kernel resident_kernels[] = {
-    resident_row<48, 80, 3, 5>(),  resident_row<48, 160, 3, 3>(), resident_row<64, 80, 3, 5>(),
+    resident_row<40, 80, 3, 5>(),  resident_row<40, 160, 3, 3>(), resident_row<64, 80, 3, 5>(),
     resident_row<64, 160, 3, 3>(), resident_row<80, 80, 2, 3>(),  resident_row<160, 80, 2, 2>(),
 };
 
@@ -183,15 +182,16 @@ int run_mma(void *stream, ks_dtype type, const ks_attention_job &job)
 {
     const mma_kernel *kernel = wide_enough(mma_kernels, job.width);
     if (kernel)
-        return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16,
-                         grid_of(job, kernel->queries, 1), KS_ATTENTION_THREADS, kernel->shared,
-                         stream, job);
+        return ks_launch_early(type == KS_F16 ? kernel->half : kernel->bfloat16,
+                               grid_of(job, kernel->queries, 1), KS_ATTENTION_THREADS,
+                               kernel->shared, stream, job);
     if (job.width > 512)
         return (int)cudaErrorInvalidValue;
     const int slices = (job.width + KS_WIDE_COLUMNS - 1) / KS_WIDE_COLUMNS;
-    return ks_launch(type == KS_F16 ? ks_attention_wide<__half> : ks_attention_wide<__nv_bfloat16>,
-                     grid_of(job, KS_WIDE_QUERIES, slices), KS_ATTENTION_THREADS,
-                     ks_wide_shared(job.width), stream, job);
+    void (*wide)(ks_attention_job) =
+        type == KS_F16 ? ks_attention_wide<__half> : ks_attention_wide<__nv_bfloat16>;
+    return ks_launch_early(wide, grid_of(job, KS_WIDE_QUERIES, slices), KS_ATTENTION_THREADS,
+                           ks_wide_shared(job.width), stream, job);
 }
 
 /* The Hopper kernel for this job, or NULL where another is to run. */
@@ -237,27 +237,38 @@ int hopper_job(ks_hopper_job *hopper, ks_dtype type, const ks_attention_job &job
     return failed;
 }
 
+/* Of the current device; at least 1. */
+int processors()
+{
+    int device = 0, count = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+        (void)cudaGetLastError();
+    return std::max(count, 1);
+}
+
+/* A block a multiprocessor. A query's bits do not depend on which takes it. */
 int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
                const ks_attention_job &job, const tensors &all)
 {
+    const int64_t tiles = (int64_t)job.n * job.heads *
+                          ((job.q_tokens + KS_HOPPER_QUERIES - 1) / KS_HOPPER_QUERIES);
     ks_hopper_job hopper = {};
-    if (hopper_job(&hopper, type, job, all, kernel->keys) != CUDA_SUCCESS)
+    if (tiles > INT_MAX / 2 ||
+        hopper_job(&hopper, type, job, all, kernel->keys) != CUDA_SUCCESS)
         return (int)cudaErrorInvalidValue;
-    return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16,
-                     grid_of(job, KS_HOPPER_QUERIES, 1), KS_HOPPER_THREADS, kernel->shared, stream,
-                     hopper);
+    hopper.tiles = (int)tiles;
+    const dim3 grid((unsigned)std::min<int64_t>(tiles, processors()));
+    return ks_launch_early(type == KS_F16 ? kernel->half : kernel->bfloat16, grid,
+                           KS_HOPPER_THREADS, kernel->shared, stream, hopper);
 }
 
 /* As many slices of the queries as have room on the chip at once. A query's bits do not depend on
  * its slice. */
 int slices_of(const ks_attention_job &job, int blocks)
 {
-    int device = 0, processors = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-        (void)cudaGetLastError();
     const int64_t tiles = (job.q_tokens + KS_RESIDENT_QUERIES - 1) / KS_RESIDENT_QUERIES;
-    const int64_t room = (int64_t)processors * blocks / ((int64_t)job.heads * job.n);
+    const int64_t room = (int64_t)processors() * blocks / ((int64_t)job.heads * job.n);
     return (int)std::clamp<int64_t>(room, 1, std::min<int64_t>(tiles, 65535));
 }
 
@@ -269,8 +280,8 @@ int run_resident(void *stream, ks_dtype type, const resident_kernel *kernel,
         return (int)cudaErrorInvalidValue;
     const dim3 grid((unsigned)job.heads, (unsigned)slices_of(job, kernel->blocks),
                     (unsigned)job.n);
-    return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16, grid, KS_RESIDENT_THREADS,
-                     kernel->shared, stream, hopper);
+    return ks_launch_early(type == KS_F16 ? kernel->half : kernel->bfloat16, grid,
+                           KS_RESIDENT_THREADS, kernel->shared, stream, hopper);
 }
 
 /* Every head of every token starts on 16 bytes and is a whole number of them. */
@@ -321,12 +332,6 @@ int ks_cuda_attention(void *stream, ks_dtype type, ks_act y, ks_act q, ks_act k,
     if (type == KS_F32)
         return run_f32(stream, job);
     const tensors all = {y, q, k, v};
-    const char *way = getenv("KS_ATTENTION_WAY"); /* TEMPORARY: 1 is the old choice */
-    if (way && atoi(way) == 1) {
-        if (job.vectors && job.kv_tokens >= LEAST_HOPPER_KEYS)
-            return run_hopper(stream, type, wide_enough(hopper_kernels, width), job, all);
-        return run_mma(stream, type, job);
-    }
     if (const resident_kernel *kernel = resident_for(type, job))
         return run_resident(stream, type, kernel, job, all);
     if (const hopper_kernel *kernel = hopper_for(type, job))

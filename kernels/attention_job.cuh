@@ -63,7 +63,7 @@ template <int TILES> __device__ __forceinline__ void ks_softmax_open(ks_softmax<
 #pragma unroll
     for (int t = 0; t < TILES; t++)
         for (int h = 0; h < 2; h++) {
-            softmax.largest[t][h] = -INFINITY;
+            softmax.largest[t][h] = -FLT_MAX; /* so that all scores may be -inf */
             softmax.sum[t][h] = 0.0f;
         }
 }
@@ -100,8 +100,7 @@ __device__ __forceinline__ void ks_softmax_mask(float (&score)[TILES][WIDE][4], 
 }
 
 /* Scores become weights relative to the largest score so far; what was summed before is to be
- * multiplied by factor. log_scale: scale / ln 2. At least one score of every query so far must have
- * been finite. */
+ * multiplied by factor. log_scale: scale / ln 2, less than 1 where all scores may be -inf. */
 template <int TILES, int WIDE>
 __device__ __forceinline__ void ks_softmax_step(float (&score)[TILES][WIDE][4],
                                                 ks_softmax<TILES> &softmax, float log_scale,
@@ -155,12 +154,7 @@ __device__ __forceinline__ void ks_softmax_whole(float (&score)[TILES][WIDE][4],
                                                  float (&factor)[TILES][2])
 {
     ks_softmax<TILES> softmax;
-#pragma unroll
-    for (int t = 0; t < TILES; t++)
-        for (int h = 0; h < 2; h++) {
-            softmax.largest[t][h] = -FLT_MAX; /* so that all scores may be -inf */
-            softmax.sum[t][h] = 0.0f;
-        }
+    ks_softmax_open(softmax);
     ks_softmax_step(score, softmax, log_scale, factor);
     ks_softmax_close(softmax, factor);
 }

@@ -99,18 +99,23 @@ __device__ __forceinline__ void ks_resident_fetch(unsigned char *to, const CUten
         ks_tensor_load(to + t * plan::TILE, map, barrier, t * 64, head, 0, row);
 }
 
-/* Barriers, and the first copies. One thread. */
+template <int STAGES>
+__device__ __forceinline__ void ks_resident_init(ks_resident_barriers *barriers)
+{
+    ks_barrier_init(&barriers->keys, 1);
+    ks_barrier_init(&barriers->values, 1);
+    for (int s = 0; s < STAGES; s++)
+        ks_barrier_init(&barriers->queries[s], 1);
+    ks_barrier_publish();
+}
+
+/* The first copies. The thread that made the barriers. */
 template <int WIDTH, int KEYS, int STAGES>
 __device__ __forceinline__ void ks_resident_start(
     const ks_resident_ring<WIDTH, KEYS, STAGES> &ring, unsigned char *k, unsigned char *v,
     int kv_row)
 {
     ks_resident_barriers *barriers = ring.barriers;
-    ks_barrier_init(&barriers->keys, 1);
-    ks_barrier_init(&barriers->values, 1);
-    for (int s = 0; s < STAGES; s++)
-        ks_barrier_init(&barriers->queries[s], 1);
-    ks_barrier_publish();
     ring.load(0);
     ks_resident_fetch<WIDTH, KEYS, STAGES>(k, &ring.hopper->k, &barriers->keys, ring.head, kv_row);
     ks_resident_fetch<WIDTH, KEYS, STAGES>(v, &ring.hopper->v, &barriers->values, ring.head,
@@ -169,6 +174,11 @@ __global__ void __launch_bounds__(KS_RESIDENT_BOUND, BLOCKS) ks_attention_reside
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using plan = ks_resident_plan<WIDTH, KEYS, STAGES>;
     unsigned char *k = ks_shared + STAGES * plan::STAGE, *v = k + plan::ALL_KEYS;
+    ks_resident_barriers *barriers = reinterpret_cast<ks_resident_barriers *>(v + plan::ALL_KEYS);
+    if (threadIdx.x == 0)
+        ks_resident_init<STAGES>(barriers);
+    ks_launch_next();
+    ks_wait_inputs();
     const ks_attention_share share =
         ks_attention_share_of(hopper.job, (int)blockIdx.z, (int)blockIdx.x, 0, 0);
     const int tiles = (hopper.job.q_tokens + KS_RESIDENT_QUERIES - 1) / KS_RESIDENT_QUERIES;
@@ -176,7 +186,7 @@ __global__ void __launch_bounds__(KS_RESIDENT_BOUND, BLOCKS) ks_attention_reside
     const int least = tiles / slices, longer = tiles % slices; /* the first so many have one more */
     ks_resident_ring<WIDTH, KEYS, STAGES> ring;
     ring.hopper = &hopper;
-    ring.barriers = reinterpret_cast<ks_resident_barriers *>(v + plan::ALL_KEYS);
+    ring.barriers = barriers;
     ring.stages = ks_shared;
     ring.row = share.row, ring.head = share.head;
     ring.first = slice * least + min(slice, longer);

@@ -2,11 +2,12 @@
  * brings, with warps of one block in two roles (as FlashAttention-3 does, Shah et al. 2024, arXiv
  * 2407.08608).
  *
- * A block makes 128 queries of one head. Warpgroup 0 only starts copies: the queries once, then
- * KEYS keys and values at a time into a ring of STAGES. Warpgroups 1 and 2 have 64 queries each.
- * Each starts the scores of the next keys and the product of the last weights with their values,
- * and makes the softmax of the next while the product runs; the two take turns at the tensor
- * cores, so that one's softmax runs under the other's products.
+ * A block stays on its multiprocessor and makes one tile of 128 queries of a head after another.
+ * Warpgroup 0 only starts copies: a tile's queries, and KEYS keys and values at a time into a ring
+ * of STAGES. Warpgroups 1 and 2 have 64 queries each. Each starts the scores of the next keys and
+ * the product of the last weights with their values, and makes the softmax of the next while that
+ * product and those of the other group run. What follows a tile's last block of keys is the next
+ * tile's first, so that nothing stands still between tiles.
  *
  * A head is one to three tiles of 64 channels. Channels past the head's width and tokens past the
  * tensor's end come as zeros from the copy engine. */
@@ -22,10 +23,10 @@ enum {
     KS_HOPPER_USERS = 128 * KS_HOPPER_GROUPS,
     KS_HOPPER_THREADS = 128 + KS_HOPPER_USERS,
     KS_HOPPER_MOST_STAGES = 4,
+    KS_HOPPER_TILES = 2, /* tiles of queries in shared memory */
     /* named barriers: 0 is __syncthreads */
     KS_HOPPER_ALL_USERS = 1,
-    KS_HOPPER_TURN = 2,                       /* and on, one a group */
-    KS_HOPPER_GROUP = 2 + KS_HOPPER_GROUPS, /* and on, one a group */
+    KS_HOPPER_GROUP = 2, /* and on, one a group */
     /* Launch bounds tell the launcher whether the code was built for sm_90a. */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     KS_HOPPER_BOUND = KS_HOPPER_THREADS
@@ -37,6 +38,13 @@ enum {
 struct ks_hopper_job {
     CUtensorMap q, k, v, y;
     ks_attention_job job;
+    int tiles; /* of KS_HOPPER_QUERIES queries, of all heads and rows */
+};
+
+struct ks_hopper_barriers {
+    uint64_t full_q[KS_HOPPER_TILES], empty_q[KS_HOPPER_TILES], full_k[KS_HOPPER_MOST_STAGES],
+        full_v[KS_HOPPER_MOST_STAGES], empty_k[KS_HOPPER_MOST_STAGES],
+        empty_v[KS_HOPPER_MOST_STAGES];
 };
 
 /* WIDTH: the head's, up to the next multiple of 16. */
@@ -46,45 +54,92 @@ template <int WIDTH, int KEYS, int STAGES> struct ks_hopper_plan {
         Q_TILE = 64 * 128, /* bytes of 64 channels of a group's queries */
         TILE = KEYS * 128, /* and of a stage's keys */
         STAGE = TILES * TILE,
-        QUERIES = KS_HOPPER_GROUPS * TILES * Q_TILE
+        GROUP = TILES * Q_TILE,
+        QUERIES = KS_HOPPER_GROUPS * GROUP
     };
-    static constexpr size_t shared = QUERIES + 2 * STAGES * STAGE + 256;
-};
-
-struct ks_hopper_barriers {
-    uint64_t queries, full_k[KS_HOPPER_MOST_STAGES], full_v[KS_HOPPER_MOST_STAGES],
-        empty_k[KS_HOPPER_MOST_STAGES], empty_v[KS_HOPPER_MOST_STAGES];
+    static constexpr size_t shared =
+        KS_HOPPER_TILES * QUERIES + 2 * STAGES * STAGE + sizeof(ks_hopper_barriers);
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/* The copying thread. */
-template <int WIDTH, int KEYS, int STAGES>
-__device__ __forceinline__ void ks_hopper_produce(const ks_hopper_job &hopper,
-                                                  const ks_attention_share &share,
-                                                  ks_hopper_barriers *barriers,
-                                                  unsigned char *queries, unsigned char *k,
-                                                  unsigned char *v)
+/* 128 queries of one head, against blocks of keys: one even where there is no key, all masked. */
+struct ks_hopper_tile {
+    ks_attention_share share;
+    int blocks;
+};
+
+/* Tile `index` of a job; those of one head follow each other. */
+template <int KEYS>
+__device__ __forceinline__ ks_hopper_tile ks_hopper_tile_of(const ks_attention_job &job, int index)
+{
+    const int tiles = (job.q_tokens + KS_HOPPER_QUERIES - 1) / KS_HOPPER_QUERIES;
+    const int pair = index / tiles, row = pair / job.heads;
+    ks_hopper_tile tile;
+    tile.share =
+        ks_attention_share_of(job, row, pair - row * job.heads,
+                              (index - pair * tiles) * KS_HOPPER_QUERIES, KS_HOPPER_QUERIES);
+    tile.blocks = max(1, (tile.share.keys + KEYS - 1) / KEYS);
+    return tile;
+}
+
+/* Where a block's barriers and tiles in shared memory are. */
+template <int WIDTH, int KEYS, int STAGES> struct ks_hopper_places {
+    using plan = ks_hopper_plan<WIDTH, KEYS, STAGES>;
+
+    static __device__ __forceinline__ unsigned char *queries(int tile)
+    {
+        return ks_shared + tile % KS_HOPPER_TILES * plan::QUERIES;
+    }
+
+    static __device__ __forceinline__ unsigned char *keys(int step)
+    {
+        return ks_shared + KS_HOPPER_TILES * plan::QUERIES + step % STAGES * plan::STAGE;
+    }
+
+    static __device__ __forceinline__ unsigned char *values(int step)
+    {
+        return keys(step) + STAGES * plan::STAGE;
+    }
+
+    static __device__ __forceinline__ ks_hopper_barriers *barriers()
+    {
+        return reinterpret_cast<ks_hopper_barriers *>(
+            ks_shared + KS_HOPPER_TILES * plan::QUERIES + 2 * STAGES * plan::STAGE);
+    }
+};
+
+/* The thread that copies queries and keys (or that which copies values). */
+template <int WIDTH, int KEYS, int STAGES, bool VALUES>
+__device__ __forceinline__ void ks_hopper_produce(const ks_hopper_job &hopper)
 {
     using plan = ks_hopper_plan<WIDTH, KEYS, STAGES>;
-    ks_barrier_expect(&barriers->queries, plan::QUERIES);
-    for (int group = 0; group < KS_HOPPER_GROUPS; group++)
-        for (int t = 0; t < plan::TILES; t++)
-            ks_tensor_load(queries + (group * plan::TILES + t) * plan::Q_TILE, &hopper.q,
-                           &barriers->queries, t * 64, share.head, share.first + group * 64,
-                           share.row);
-    for (int first = 0, i = 0; first < share.keys; first += KEYS, i++) {
-        const int stage = i % STAGES, parity = i / STAGES % 2 ^ 1;
-        ks_barrier_wait(&barriers->empty_k[stage], (uint32_t)parity);
-        ks_barrier_expect(&barriers->full_k[stage], plan::STAGE);
-        for (int t = 0; t < plan::TILES; t++)
-            ks_tensor_load(k + stage * plan::STAGE + t * plan::TILE, &hopper.k,
-                           &barriers->full_k[stage], t * 64, share.head, first, share.kv_row);
-        ks_barrier_wait(&barriers->empty_v[stage], (uint32_t)parity);
-        ks_barrier_expect(&barriers->full_v[stage], plan::STAGE);
-        for (int t = 0; t < plan::TILES; t++)
-            ks_tensor_load(v + stage * plan::STAGE + t * plan::TILE, &hopper.v,
-                           &barriers->full_v[stage], t * 64, share.head, first, share.kv_row);
+    using at = ks_hopper_places<WIDTH, KEYS, STAGES>;
+    ks_hopper_barriers *barriers = at::barriers();
+    uint64_t *full = VALUES ? barriers->full_v : barriers->full_k;
+    uint64_t *empty = VALUES ? barriers->empty_v : barriers->empty_k;
+    int step = 0, tiles = 0;
+    for (int index = (int)blockIdx.x; index < hopper.tiles; index += (int)gridDim.x, tiles++) {
+        const ks_hopper_tile tile = ks_hopper_tile_of<KEYS>(hopper.job, index);
+        const ks_attention_share &share = tile.share;
+        if (!VALUES) {
+            const int stage = tiles % KS_HOPPER_TILES;
+            ks_barrier_wait(&barriers->empty_q[stage], (uint32_t)(tiles / KS_HOPPER_TILES % 2 ^ 1));
+            ks_barrier_expect(&barriers->full_q[stage], plan::QUERIES);
+            for (int i = 0; i < KS_HOPPER_GROUPS * plan::TILES; i++)
+                ks_tensor_load(at::queries(tiles) + i * plan::Q_TILE, &hopper.q,
+                               &barriers->full_q[stage], i % plan::TILES * 64, share.head,
+                               share.first + i / plan::TILES * 64, share.row);
+        }
+        for (int block = 0; block < tile.blocks; block++, step++) {
+            const int stage = step % STAGES;
+            ks_barrier_wait(&empty[stage], (uint32_t)(step / STAGES % 2 ^ 1));
+            ks_barrier_expect(&full[stage], plan::STAGE);
+            for (int t = 0; t < plan::TILES; t++)
+                ks_tensor_load((VALUES ? at::values(step) : at::keys(step)) + t * plan::TILE,
+                               VALUES ? &hopper.v : &hopper.k, &full[stage], t * 64, share.head,
+                               block * KEYS, share.kv_row);
+        }
     }
 }
 
@@ -156,32 +211,37 @@ __device__ __forceinline__ void ks_hopper_store(const ks_hopper_job &hopper, int
     ks_tensor_store_commit();
 }
 
-/* A group with queries. */
+/* A group with 64 queries of every tile. */
 template <class T, int WIDTH, int KEYS, int STAGES>
-__device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper,
-                                                  const ks_attention_share &share, int group,
-                                                  ks_hopper_barriers *barriers,
-                                                  unsigned char *queries, unsigned char *k,
-                                                  unsigned char *v)
+__device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper, int group)
 {
     using plan = ks_hopper_plan<WIDTH, KEYS, STAGES>;
-    const int thread = (int)threadIdx.x % 128, other = KS_HOPPER_TURN + (group ^ 1);
-    const int my_query = share.first + group * 64 + thread / 32 * 16 + thread % 32 / 4;
+    using at = ks_hopper_places<WIDTH, KEYS, STAGES>;
+    ks_hopper_barriers *barriers = at::barriers();
+    const int thread = (int)threadIdx.x % 128;
     const bool first_lane = thread % 32 == 0;
-    const int blocks = (share.keys + KEYS - 1) / KEYS;
-    const bool cut = share.keys < hopper.job.kv_tokens && share.keys % KEYS != 0;
     const float log_scale = hopper.job.scale * 1.44269504088896340736f;
-    unsigned char *q = queries + group * plan::TILES * plan::Q_TILE;
 
-    float score[1][KEYS / 8][4], out[1][WIDTH / 8][4] = {}, factor[1][2];
+    float score[1][KEYS / 8][4], out[1][WIDTH / 8][4], factor[1][2];
     uint32_t weight[KEYS / 16][4];
     ks_softmax<1> softmax;
-    ks_softmax_open(softmax);
-    const auto soften = [&](int i) {
-        const int keys = share.keys - i * KEYS;
-        const int reach = hopper.job.causal ? my_query + 1 - i * KEYS : INT_MAX - 64;
-        if (keys < KEYS || hopper.job.causal)
-            ks_softmax_mask(score, keys, reach);
+    /* The block of keys whose weights are ready, or to be made: which of its tile, which of all,
+     * and which tile that is. */
+    ks_hopper_tile tile = ks_hopper_tile_of<KEYS>(hopper.job, (int)blockIdx.x);
+    int block = 0, step = 0, tiles = 0, index = (int)blockIdx.x;
+    int leaving = -1; /* the tile whose results are still being copied out, if one is */
+
+    const auto queries = [&](int which) { return at::queries(which) + group * plan::GROUP; };
+    const auto is_last = [&]() {
+        return block + 1 == tile.blocks && index + (int)gridDim.x >= hopper.tiles;
+    };
+    const auto soften = [&]() {
+        const int keys = tile.share.keys - block * KEYS;
+        const int query = tile.share.first + group * 64 + thread / 32 * 16 + thread % 32 / 4;
+        if (hopper.job.causal)
+            ks_softmax_mask(score, keys, query + 1 - block * KEYS);
+        else if (keys < KEYS)
+            ks_softmax_end(score, keys);
         ks_softmax_step(score, softmax, log_scale, factor);
     };
     const auto keep_weights = [&]() {
@@ -189,83 +249,107 @@ __device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper,
         for (int g = 0; g < KEYS / 16; g++)
             ks_softmax_operand<T>(weight[g], score[0], g);
     };
-    const auto await_values = [&](int i) {
-        ks_barrier_wait(&barriers->full_v[i % STAGES], (uint32_t)(i / STAGES % 2));
-        if (cut && i == blocks - 1)
-            ks_hopper_clear<WIDTH, KEYS, KS_HOPPER_USERS>(v + i % STAGES * plan::STAGE,
-                                                          share.keys - i * KEYS,
+    const auto await_keys = [&]() {
+        ks_barrier_wait(&barriers->full_k[step % STAGES], (uint32_t)(step / STAGES % 2));
+    };
+    const auto await_values = [&]() {
+        ks_barrier_wait(&barriers->full_v[step % STAGES], (uint32_t)(step / STAGES % 2));
+        const int keys = tile.share.keys - block * KEYS;
+        if (keys < KEYS && tile.share.keys < hopper.job.kv_tokens)
+            ks_hopper_clear<WIDTH, KEYS, KS_HOPPER_USERS>(at::values(step), keys,
                                                           (int)threadIdx.x - 128);
     };
+    const auto await_queries = [&]() {
+        ks_barrier_wait(&barriers->full_q[tiles % KS_HOPPER_TILES],
+                        (uint32_t)(tiles / KS_HOPPER_TILES % 2));
+    };
+    /* Gives back the stage of queries that results are leaving. */
+    const auto let_go = [&]() {
+        if (leaving >= 0 && thread == 0) {
+            ks_tensor_store_wait();
+            ks_barrier_arrive(&barriers->empty_q[leaving % KS_HOPPER_TILES]);
+        }
+        leaving = -1;
+    };
+    const auto finish = [&](const ks_attention_share &share, int which, const ks_softmax<1> &sums) {
+        ks_softmax_close(sums, factor);
+        ks_softmax_scale(out, factor);
+        ks_hopper_store<T, WIDTH>(hopper, share.row, share.head, share.first + group * 64,
+                                  KS_HOPPER_GROUP + group, queries(which), out[0]);
+        leaving = which;
+    };
 
-    ks_barrier_wait(&barriers->queries, 0);
-    if (blocks > 0) {
-        ks_barrier_wait(&barriers->full_k[0], 0);
+    await_queries();
+    await_keys();
+    ks_wgmma_fence();
+    ks_hopper_scores<T, WIDTH, KEYS>(score[0], queries(0), at::keys(0));
+    ks_wgmma_wait<0>();
+    ks_wgmma_settle(score[0]);
+    if (first_lane)
+        ks_barrier_arrive(&barriers->empty_k[0]);
+    ks_softmax_open(softmax);
+    soften();
+    keep_weights();
+    await_values();
+    while (!is_last()) {
+        const bool begun = block > 0, ends = block + 1 == tile.blocks;
+        const ks_attention_share share = tile.share;
+        step++, block++;
+        if (ends) {
+            let_go(); /* before the queries that are to come there */
+            index += (int)gridDim.x;
+            tile = ks_hopper_tile_of<KEYS>(hopper.job, index);
+            block = 0, tiles++;
+            await_queries();
+        }
+        await_keys();
         ks_wgmma_fence();
-        ks_hopper_scores<T, WIDTH, KEYS>(score[0], q, k);
-        if (group == 1 && blocks > 1)
-            ks_threads_arrive(other, KS_HOPPER_USERS); /* group 0 has the first turn */
-        ks_wgmma_wait<0>();
-        ks_wgmma_settle(score[0]);
-        if (first_lane)
-            ks_barrier_arrive(&barriers->empty_k[0]);
-        soften(0);
-        keep_weights();
-    }
-    for (int i = 1; i < blocks; i++) {
-        const int stage = i % STAGES, before = (i - 1) % STAGES;
-        ks_barrier_wait(&barriers->full_k[stage], (uint32_t)(i / STAGES % 2));
-        await_values(i - 1);
-        ks_threads_wait(KS_HOPPER_TURN + group, KS_HOPPER_USERS);
-        ks_wgmma_fence();
-        ks_hopper_scores<T, WIDTH, KEYS>(score[0], q, k + stage * plan::STAGE);
-        ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, v + before * plan::STAGE, true);
-        if (group == 0 || i + 1 < blocks)
-            ks_threads_arrive(other, KS_HOPPER_USERS);
+        ks_hopper_scores<T, WIDTH, KEYS>(score[0], queries(tiles), at::keys(step));
+        ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, at::values(step - 1), begun);
         ks_wgmma_wait<1>();
         ks_wgmma_settle(score[0]);
         if (first_lane)
-            ks_barrier_arrive(&barriers->empty_k[stage]);
-        soften(i);
+            ks_barrier_arrive(&barriers->empty_k[step % STAGES]);
+        let_go();
+        const ks_softmax<1> sums = softmax;
+        if (ends)
+            ks_softmax_open(softmax);
+        soften();
+        ks_wgmma_settle(score[0]); /* the softmax stands above the wait, which ends its overlap */
+        await_values();
         ks_wgmma_wait<0>();
         ks_wgmma_settle(out[0]);
         if (first_lane)
-            ks_barrier_arrive(&barriers->empty_v[before]);
-        ks_softmax_scale(out, factor);
+            ks_barrier_arrive(&barriers->empty_v[(step - 1) % STAGES]);
+        if (ends)
+            finish(share, tiles - 1, sums);
+        else
+            ks_softmax_scale(out, factor);
         keep_weights();
     }
-    if (blocks > 0) {
-        await_values(blocks - 1);
-        ks_wgmma_fence();
-        ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, v + (blocks - 1) % STAGES * plan::STAGE,
-                                         true);
-        ks_wgmma_wait<0>();
-        ks_wgmma_settle(out[0]);
-    }
-    ks_softmax_close(softmax, factor);
-    ks_softmax_scale(out, factor);
-    ks_hopper_store<T, WIDTH>(hopper, share.row, share.head, share.first + group * 64,
-                              KS_HOPPER_GROUP + group, q, out[0]);
+    ks_wgmma_fence();
+    ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, at::values(step), block > 0);
+    ks_wgmma_wait<0>();
+    ks_wgmma_settle(out[0]);
+    finish(tile.share, tiles, softmax);
     if (thread == 0)
         ks_tensor_store_wait();
 }
 
 #endif
 
+/* The grid: as many blocks as run at once, each with every gridDim.x-th tile. */
 template <class T, int WIDTH, int KEYS, int STAGES>
 __global__ void __launch_bounds__(KS_HOPPER_BOUND, 1) ks_attention_hopper(
     const __grid_constant__ ks_hopper_job hopper)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    using plan = ks_hopper_plan<WIDTH, KEYS, STAGES>;
-    unsigned char *queries = ks_shared, *k = queries + plan::QUERIES;
-    unsigned char *v = k + STAGES * plan::STAGE;
-    ks_hopper_barriers *barriers =
-        reinterpret_cast<ks_hopper_barriers *>(v + STAGES * plan::STAGE);
-    const ks_attention_share share =
-        ks_attention_share_of(hopper.job, (int)blockIdx.z, (int)blockIdx.y,
-                              (int)blockIdx.x * KS_HOPPER_QUERIES, KS_HOPPER_QUERIES);
+    ks_hopper_barriers *barriers = ks_hopper_places<WIDTH, KEYS, STAGES>::barriers();
     if (threadIdx.x == 0) {
-        ks_barrier_init(&barriers->queries, 1);
+        for (int s = 0; s < KS_HOPPER_TILES; s++) {
+            ks_barrier_init(&barriers->full_q[s], 1);
+            ks_barrier_init(&barriers->empty_q[s], KS_HOPPER_GROUPS);
+        }
         for (int s = 0; s < STAGES; s++) {
             ks_barrier_init(&barriers->full_k[s], 1);
             ks_barrier_init(&barriers->full_v[s], 1);
@@ -275,14 +359,17 @@ __global__ void __launch_bounds__(KS_HOPPER_BOUND, 1) ks_attention_hopper(
         ks_barrier_publish();
     }
     __syncthreads();
+    ks_launch_next();
+    ks_wait_inputs();
     if (threadIdx.x < 128) {
         ks_registers_lower<24>();
         if (threadIdx.x == 0)
-            ks_hopper_produce<WIDTH, KEYS, STAGES>(hopper, share, barriers, queries, k, v);
+            ks_hopper_produce<WIDTH, KEYS, STAGES, false>(hopper);
+        else if (threadIdx.x == 32)
+            ks_hopper_produce<WIDTH, KEYS, STAGES, true>(hopper);
     } else {
         ks_registers_raise<240>();
-        ks_hopper_consume<T, WIDTH, KEYS, STAGES>(hopper, share, (int)threadIdx.x / 128 - 1,
-                                                  barriers, queries, k, v);
+        ks_hopper_consume<T, WIDTH, KEYS, STAGES>(hopper, (int)threadIdx.x / 128 - 1);
     }
 #endif
 }

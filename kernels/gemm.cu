@@ -12,20 +12,17 @@ typedef void (*gemm_function)(ks_gemm_job);
 
 struct gemm_kernel {
     const char *name;
-    int rows, columns, down, across; /* of a block; blocks of a cluster */
+    int rows, columns;
     size_t shared;
     gemm_function half[2], bfloat16[2]; /* plain, gated */
 };
 
-template <int ROWS, int COLUMNS, int DOWN, int ACROSS, int STAGES, bool TOGETHER>
-constexpr gemm_kernel row(const char *name)
+template <int ROWS, int COLUMNS, int STAGES> constexpr gemm_kernel row(const char *name)
 {
-    using plan = ks_gemm_plan<ROWS, COLUMNS, DOWN, ACROSS, STAGES, TOGETHER>;
+    using plan = ks_gemm_plan<ROWS, COLUMNS, STAGES>;
     return {name,
             ROWS,
             COLUMNS,
-            DOWN,
-            ACROSS,
             plan::shared,
             {ks_gemm_hopper<__half, plan, false>, ks_gemm_hopper<__half, plan, true>},
             {ks_gemm_hopper<__nv_bfloat16, plan, false>, ks_gemm_hopper<__nv_bfloat16, plan, true>}};
@@ -33,10 +30,9 @@ constexpr gemm_kernel row(const char *name)
 
 /* Largest first. */
 const gemm_kernel kernels[] = {
-    row<128, 160, 1, 1, 6, false>("128x160"),
-    row<128, 160, 2, 1, 6, false>("128x160, pairs"),
-    row<64, 160, 1, 1, 8, false>("64x160"),
-    row<64, 96, 1, 1, 8, false>("64x96"),
+    row<128, 160, 6>("128x160"),
+    row<64, 160, 8>("64x160"),
+    row<64, 96, 8>("64x96"),
 };
 enum { KERNELS = sizeof kernels / sizeof *kernels };
 
@@ -71,9 +67,8 @@ int multiprocessors()
  * costs beside them: what the time goes with. */
 int64_t share_of(const gemm_kernel &kernel, int tokens, int columns)
 {
-    const int64_t tiles = (int64_t)up(tokens, kernel.rows * kernel.down) *
-                          up(columns, kernel.columns * kernel.across);
-    const int64_t places = multiprocessors() / (kernel.down * kernel.across);
+    const int64_t tiles = (int64_t)up(tokens, kernel.rows) * up(columns, kernel.columns);
+    const int64_t places = multiprocessors();
     return (tiles + places - 1) / places * ((kernel.rows / 64) * (kernel.columns / 32) + 2);
 }
 
@@ -111,32 +106,6 @@ int matrix_map(CUtensorMap *map, ks_dtype type, const void *data, int64_t rows, 
                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-int launch(const gemm_kernel &kernel, gemm_function function, void *stream, ks_gemm_job job)
-{
-    const int blocks = kernel.down * kernel.across, places = multiprocessors() / blocks;
-    const int tiles = job.down * job.across;
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = (unsigned)blocks;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)(blocks * (tiles < places ? tiles : places)));
-    config.blockDim = dim3(KS_GEMM_THREADS);
-    config.dynamicSmemBytes = kernel.shared;
-    config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &cluster;
-    config.numAttrs = blocks > 1 ? 1 : 0;
-    const void *code = reinterpret_cast<const void *>(function);
-    void *arguments[] = {&job};
-    cudaError_t failed = cudaFuncSetAttribute(code, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              (int)kernel.shared);
-    if (failed == cudaSuccess)
-        failed = cudaLaunchKernelExC(&config, code, arguments);
-    if (failed != cudaSuccess)
-        (void)cudaGetLastError();
-    return (int)failed;
-}
-
 bool on_vectors(ks_act a)
 {
     return !a.data || (reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && a.stride % 8 == 0);
@@ -147,20 +116,24 @@ int run(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_act y, ks_act
 {
     const int columns = after->gated ? 2 * y.c : y.c;
     ks_gemm_job job = {};
-    if (matrix_map(&job.x, type, x.data, tokens_of(x), x.c, x.stride, kernel.rows / kernel.across) !=
-            CUDA_SUCCESS ||
-        matrix_map(&job.w, type, w, columns, x.c, x.c, kernel.columns / kernel.down) !=
-            CUDA_SUCCESS)
+    if (matrix_map(&job.x, type, x.data, tokens_of(x), x.c, x.stride, kernel.rows) != CUDA_SUCCESS ||
+        matrix_map(&job.w, type, w, columns, x.c, x.c, kernel.columns) != CUDA_SUCCESS)
         return (int)cudaErrorInvalidValue;
     job.y = y.data, job.y_stride = y.stride;
     job.residual = after->residual.data, job.residual_stride = after->residual.stride;
     job.bias = after->bias, job.sums = after->sums;
     job.moments = reinterpret_cast<const float2 *>(after->moments);
-    job.tokens = tokens_of(x), job.columns = columns;
+    job.parts = after->part_columns ? up(x.c, after->part_columns) : 1;
+    job.part_columns = after->part_columns, job.eps = after->eps;
+    job.next = reinterpret_cast<float2 *>(after->next);
+    job.tokens = tokens_of(x), job.columns = columns, job.terms = x.c;
     job.steps = up(x.c, KS_GEMM_DEPTH);
-    job.down = up(job.tokens, kernel.rows * kernel.down);
-    job.across = up(columns, kernel.columns * kernel.across);
-    return launch(kernel, function_of(kernel, type, after->gated), stream, job);
+    job.down = up(job.tokens, kernel.rows);
+    job.across = up(columns, kernel.columns);
+    const int tiles = job.down * job.across, places = multiprocessors();
+    return ks_launch_early(function_of(kernel, type, after->gated),
+                           dim3((unsigned)(tiles < places ? tiles : places)), KS_GEMM_THREADS,
+                           kernel.shared, stream, job);
 }
 
 bool sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_gemm_epilogue *after)
@@ -169,7 +142,7 @@ bool sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_gemm_epilogue *after
     const ks_act residual = after->residual;
     return (type == KS_F16 || type == KS_BF16) && tokens_of(y) == tokens_of(x) && x.c % 8 == 0 &&
            y.c % (gated ? 16 : 32) == 0 && on_vectors(x) && on_vectors(y) && on_vectors(residual) &&
-           !(gated && residual.data) && !after->sums == !after->moments && (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
+           !(gated && (residual.data || after->next)) && !after->sums == !after->moments && (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
 }
 
 /* The layer's output that stands at a place of a packed weight: what ks_gemm_finish relies on. */
@@ -272,6 +245,11 @@ int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
         return (int)cudaSuccess;
     return run(kernel_for(tokens_of(x), after->gated ? 2 * y.c : y.c), stream, type, y, x, w,
                after);
+}
+
+int ks_cuda_gemm_part(int tokens, int columns)
+{
+    return kernel_for(tokens, columns).columns;
 }
 
 int ks_cuda_gemm_kernels(void)

@@ -1,19 +1,20 @@
-/* Linear layers on Hopper (sm_90a): y [tokens, outputs] = x [tokens, terms] w^T with bias, residual
- * or GEGLU's gate in the epilogue.
+/* Linear layers on Hopper (sm_90a): y [tokens, outputs] = x [tokens, terms] w^T with bias, residual,
+ * GEGLU's gate and the layer norms on both sides in the epilogue.
  *
  * A block stays on its multiprocessor and makes one tile of ROWS x COLUMNS after the other.
  * Warpgroup 0 only starts copies: 64 terms of x and w at a time into a ring of STAGES. Warpgroups 1
  * and 2 take the tiles in turn: while one multiplies, the other finishes and writes its last tile,
- * so that the tensor cores wait for no epilogue. Blocks of a cluster that have tiles of the same
- * columns, or of the same tokens, share each piece of w, or of x: every block fetches its part for
- * all of them.
+ * so that the tensor cores wait for no epilogue.
  *
  * Every sum runs over the terms in order, 16 at a time, whatever the tile: a token's bits depend on
  * neither its place nor its neighbours.
  *
- * w comes with its outputs in lane order (ks_gemm_output below): a thread's sums for 32 columns of
+ * w comes with its outputs in lane order (output_at in gemm.cu): a thread's sums for 32 columns of
  * the product are then 8 neighbouring outputs, which it writes as 16 bytes, or 4 values and the 4
- * gates that belong to them. */
+ * gates that belong to them.
+ *
+ * Layer norm of y, for the product that comes next: each tile leaves the mean and the squares about
+ * it of its part of every token, which the next product joins (Chan et al. 1979). */
 #ifndef KS_KERNELS_GEMM_WGMMA_CUH
 #define KS_KERNELS_GEMM_WGMMA_CUH
 
@@ -42,30 +43,23 @@ enum {
 struct ks_gemm_job {
     CUtensorMap x, w;
     void *y;
-    const void *residual; /* or NULL */
-    const float *bias, *sums; /* or NULL */
-    const float2 *moments;    /* NULL with sums */
+    const void *residual;      /* or NULL */
+    const float *bias, *sums;  /* or NULL */
+    const float2 *moments;     /* of x: [tokens][parts], see ks_cuda_gemm_epilogue; NULL with sums */
+    float2 *next;              /* of y: [tokens][across], mean and squares about it; or NULL */
     int64_t y_stride, residual_stride;
-    int tokens, columns;  /* of the product: GEGLU's are twice its outputs */
-    int steps;            /* stages that the terms fill */
-    int down, across;     /* tiles of a cluster */
+    int tokens, columns, terms; /* of the product: GEGLU's columns are twice its outputs */
+    int parts, part_columns;    /* of moments */
+    float eps;
+    int steps;        /* stages that the terms fill */
+    int down, across; /* tiles */
 };
 
-/* DOWN x ACROSS blocks are a cluster. TOGETHER: both warpgroups work at one tile, half of its rows
- * each. */
-template <int ROWS_, int COLUMNS_, int DOWN_, int ACROSS_, int STAGES_, bool TOGETHER_>
-struct ks_gemm_plan {
-    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, DOWN = DOWN_, ACROSS = ACROSS_;
-    static constexpr int STAGES = STAGES_, CLUSTER = DOWN * ACROSS;
-    static constexpr bool TOGETHER = TOGETHER_;
-    static constexpr int OWN_ROWS = TOGETHER ? ROWS / 2 : ROWS; /* of a warpgroup */
-    static constexpr int BLOCKS = OWN_ROWS / 64;                /* wgmma's rows are 64 */
-    static constexpr int X_PART = ROWS / ACROSS, W_PART = COLUMNS / DOWN; /* what a block fetches */
+template <int ROWS_, int COLUMNS_, int STAGES_> struct ks_gemm_plan {
+    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, STAGES = STAGES_;
+    static constexpr int BLOCKS = ROWS / 64; /* wgmma's rows are 64 */
     static constexpr int X_TILE = ROWS * 128, STAGE = X_TILE + COLUMNS * 128; /* bytes */
-    static constexpr int WRITERS = DOWN + ACROSS - 1; /* blocks that write to this one's stages */
-    static constexpr int READERS = 4 * WRITERS * (TOGETHER ? 2 : 1); /* warps that free a stage */
-    static_assert(OWN_ROWS % 64 == 0 && COLUMNS % 32 == 0 && W_PART % 8 == 0 && X_PART % 8 == 0,
-                  "whole swizzled tiles");
+    static_assert(ROWS % 64 == 0 && COLUMNS % 32 == 0, "whole swizzled tiles");
     static_assert(STAGES <= (int)KS_GEMM_MOST_STAGES, "too few barriers");
     static constexpr size_t shared = STAGES * STAGE + 256;
 };
@@ -95,69 +89,76 @@ template <int STAGES> __device__ __forceinline__ void ks_gemm_advance(ks_gemm_pl
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/* A block's place in its cluster. */
-template <class PLAN> __device__ __forceinline__ int2 ks_gemm_rank()
-{
-    const int rank = PLAN::CLUSTER > 1 ? (int)ks_cluster_rank() : 0;
-    return make_int2(rank % PLAN::DOWN, rank / PLAN::DOWN);
-}
-
-/* First token and column of this block's part of a cluster's tile. Tiles run down a band of tokens
- * before they go across, so that what runs at once shares its parts of x and w in the L2 cache. */
+/* First token and column of a tile. Tiles run down a band of tokens before they go across, so that
+ * what runs at once shares its parts of x and w in the L2 cache. */
 template <class PLAN> __device__ __forceinline__ int2 ks_gemm_origin(const ks_gemm_job &job,
                                                                      int tile)
 {
-    constexpr int BAND = KS_GEMM_BAND / PLAN::DOWN;
-    const int band = tile / (BAND * job.across), left = tile - band * BAND * job.across;
-    const int rows = min(BAND, job.down - band * BAND), column = left / rows;
-    const int row = band * BAND + left - column * rows;
-    const int2 rank = ks_gemm_rank<PLAN>();
-    return make_int2((row * PLAN::DOWN + rank.x) * PLAN::ROWS,
-                     (column * PLAN::ACROSS + rank.y) * PLAN::COLUMNS);
+    const int band = tile / (KS_GEMM_BAND * job.across);
+    const int left = tile - band * KS_GEMM_BAND * job.across;
+    const int rows = min((int)KS_GEMM_BAND, job.down - band * KS_GEMM_BAND), column = left / rows;
+    return make_int2((band * KS_GEMM_BAND + left - column * rows) * PLAN::ROWS,
+                     column * PLAN::COLUMNS);
 }
 
-/* 64 terms of so many rows of a matrix, to the blocks of the cluster whose bits are set. */
-template <int BLOCKS>
-__device__ __forceinline__ void ks_gemm_load(unsigned char *to, const CUtensorMap *map,
-                                             uint64_t *full, int term, int row, int bits)
-{
-    if constexpr (BLOCKS > 1)
-        ks_matrix_load_all(to, map, full, term, row, (uint16_t)bits);
-    else
-        ks_matrix_load(to, map, full, term, row);
-}
-
-/* The copying thread: its parts of x, for the blocks across, and of w, for those down. */
+/* The copying thread. */
 template <class PLAN>
 __device__ __forceinline__ void ks_gemm_produce(const ks_gemm_job &job, ks_gemm_barriers *barriers,
                                                 unsigned char *tiles)
 {
-    const int clusters = (int)gridDim.x / PLAN::CLUSTER, all = job.down * job.across;
-    const int2 rank = ks_gemm_rank<PLAN>();
-    const int x_part = rank.y * PLAN::X_PART, w_part = rank.x * PLAN::W_PART;
-    int x_bits = 0;
-    for (int j = 0; j < PLAN::ACROSS; j++)
-        x_bits |= 1 << (rank.x + j * PLAN::DOWN);
-    const int w_bits = ((1 << PLAN::DOWN) - 1) << (rank.y * PLAN::DOWN);
+    const int all = job.down * job.across;
     ks_gemm_place place = {0, 0};
-    for (int tile = (int)blockIdx.x / PLAN::CLUSTER; tile < all; tile += clusters) {
+    for (int tile = (int)blockIdx.x; tile < all; tile += (int)gridDim.x) {
         const int2 origin = ks_gemm_origin<PLAN>(job, tile);
         for (int step = 0; step < job.steps; step++) {
             uint64_t *full = &barriers->full[place.stage];
-            unsigned char *x = tiles + place.stage * PLAN::STAGE, *w = x + PLAN::X_TILE;
-            const int term = step * KS_GEMM_DEPTH;
+            unsigned char *x = tiles + place.stage * PLAN::STAGE;
             ks_barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);
             ks_barrier_expect(full, PLAN::STAGE);
-            ks_gemm_load<PLAN::ACROSS>(x + x_part * 128, &job.x, full, term, origin.x + x_part,
-                                       x_bits);
-            ks_gemm_load<PLAN::DOWN>(w + w_part * 128, &job.w, full, term, origin.y + w_part,
-                                     w_bits);
+            ks_matrix_load(x, &job.x, full, step * KS_GEMM_DEPTH, origin.x);
+            ks_matrix_load(x + PLAN::X_TILE, &job.w, full, step * KS_GEMM_DEPTH, origin.y);
             ks_gemm_advance<PLAN::STAGES>(place);
         }
     }
 }
 
-/* A thread's 8 sums of a token, with bias: its outputs from `output` on, rounded once. */
+/* The token of a thread's r-th sums: row r * 8 of a block of 64, two a block. */
+__device__ __forceinline__ int ks_gemm_token(int first, int r)
+{
+    return first + r * 8 + r / 2 * 48;
+}
+
+/* The sum over the four lanes that hold a token's outputs, the same in each. */
+__device__ __forceinline__ float ks_quad_sum(float x)
+{
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+/* A token's mean and 1 / deviation for the norm that w has absorbed; 0 and 1 without one. */
+__device__ __forceinline__ float2 ks_gemm_moments(const ks_gemm_job &job, int token)
+{
+    if (!job.moments)
+        return make_float2(0.0f, 1.0f);
+    const float2 *part = job.moments + (int64_t)min(token, job.tokens - 1) * job.parts;
+    if (job.parts == 1 && job.part_columns == 0)
+        return *part;
+    const int lane = (int)threadIdx.x % 4;
+    float sum = 0.0f, squares = 0.0f;
+    for (int p = lane; p < job.parts; p += 4)
+        sum += part[p].x * (float)min(job.part_columns, job.terms - p * job.part_columns);
+    const float mean = ks_quad_sum(sum) / (float)job.terms;
+    for (int p = lane; p < job.parts; p += 4) {
+        const float2 own = part[p];
+        const float apart = own.x - mean;
+        squares += own.y + apart * apart * (float)min(job.part_columns,
+                                                      job.terms - p * job.part_columns);
+    }
+    return make_float2(mean, 1.0f / sqrtf(ks_quad_sum(squares) / (float)job.terms + job.eps));
+}
+
+/* A thread's 8 sums of a token, finished: its outputs from `output` on, rounded once, which value
+ * then holds as they were written. */
 template <class T>
 __device__ __forceinline__ void ks_gemm_write(const ks_gemm_job &job, int token, int output,
                                               float (&value)[8], const uint4 &residual)
@@ -169,8 +170,12 @@ __device__ __forceinline__ void ks_gemm_write(const ks_gemm_job &job, int token,
         for (int i = 0; i < 8; i++)
             value[i] += more[i];
     }
-    *reinterpret_cast<uint4 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
-        ks_unit<T, 8>::close(value);
+    const uint4 rounded = ks_unit<T, 8>::close(value);
+    if (job.next)
+        ks_unit<T, 8>::open(value, rounded);
+    if (token < job.tokens)
+        *reinterpret_cast<uint4 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
+            rounded;
 }
 
 /* The same of GEGLU: 4 outputs, value * gelu(gate). */
@@ -182,8 +187,9 @@ __device__ __forceinline__ void ks_gemm_write_gated(const ks_gemm_job &job, int 
 #pragma unroll
     for (int i = 0; i < 4; i++)
         y[i] = value[i] * ks::gelu(value[4 + i]);
-    *reinterpret_cast<uint2 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
-        make_uint2(ks_pack<T>(y[0], y[1]), ks_pack<T>(y[2], y[3]));
+    if (token < job.tokens)
+        *reinterpret_cast<uint2 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
+            make_uint2(ks_pack<T>(y[0], y[1]), ks_pack<T>(y[2], y[3]));
 }
 
 __device__ __forceinline__ void ks_gemm_vector(float (&to)[8], const float *low, const float *high)
@@ -194,28 +200,22 @@ __device__ __forceinline__ void ks_gemm_vector(float (&to)[8], const float *low,
     to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
 }
 
-/* A warpgroup's sums of one tile, to y. */
+/* A warpgroup's sums of one tile, to y; they become y's values where a norm comes next. */
 template <class T, int BLOCKS, int COLUMNS, bool GATED>
-__device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 origin,
-                                               const float (&sum)[BLOCKS][COLUMNS / 8][4])
+__device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 origin, int first,
+                                               float (&sum)[BLOCKS][COLUMNS / 8][4])
 {
-    const int thread = (int)threadIdx.x % 128, part = thread % 4;
-    const int first = origin.x + thread / 32 * 16 + thread % 32 / 4;
-    float2 moments[2 * BLOCKS]; /* of its tokens, rows r * 8 of blocks of 64 */
+    const int part = (int)threadIdx.x % 4, half = GATED ? job.columns / 2 : 4;
+    float2 moments[2 * BLOCKS];
 #pragma unroll
-    for (int r = 0; r < 2 * BLOCKS; r++) {
-        const int token = first + r * 8 + r / 2 * 48;
-        moments[r] = make_float2(0.0f, 1.0f);
-        if (job.moments && token < job.tokens)
-            moments[r] = job.moments[token];
-    }
+    for (int r = 0; r < 2 * BLOCKS; r++)
+        moments[r] = ks_gemm_moments(job, ks_gemm_token(first, r));
 #pragma unroll
     for (int g = 0; g < COLUMNS / 32; g++) {
         const int column = origin.y + g * 32;
         if (column >= job.columns)
             return;
         const int output = GATED ? column / 2 + part * 4 : column + part * 8;
-        const int half = GATED ? job.columns / 2 : 4;
         float bias[8] = {}, sums[8] = {};
         uint4 residual[2 * BLOCKS] = {};
         if (job.bias)
@@ -225,42 +225,56 @@ __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 orig
         if (!GATED && job.residual)
 #pragma unroll
             for (int r = 0; r < 2 * BLOCKS; r++)
-                if (first + r * 8 + r / 2 * 48 < job.tokens)
+                if (ks_gemm_token(first, r) < job.tokens)
                     residual[r] = *reinterpret_cast<const uint4 *>(
                         static_cast<const T *>(job.residual) +
-                        (first + r * 8 + r / 2 * 48) * job.residual_stride + output);
+                        ks_gemm_token(first, r) * job.residual_stride + output);
 #pragma unroll
         for (int r = 0; r < 2 * BLOCKS; r++) {
-            const int token = first + r * 8 + r / 2 * 48;
             float value[8];
 #pragma unroll
             for (int i = 0; i < 8; i++)
                 value[i] = fmaf(fmaf(-moments[r].x, sums[i],
                                      sum[r / 2][g * 4 + i / 2][r % 2 * 2 + i % 2]),
                                 moments[r].y, bias[i]);
-            if (token >= job.tokens)
-                continue;
-            if constexpr (GATED)
-                ks_gemm_write_gated<T>(job, token, output, value);
-            else
-                ks_gemm_write<T>(job, token, output, value, residual[r]);
+            if constexpr (GATED) {
+                ks_gemm_write_gated<T>(job, ks_gemm_token(first, r), output, value);
+            } else {
+                ks_gemm_write<T>(job, ks_gemm_token(first, r), output, value, residual[r]);
+#pragma unroll
+                for (int i = 0; i < 8; i++)
+                    sum[r / 2][g * 4 + i / 2][r % 2 * 2 + i % 2] = value[i];
+            }
         }
     }
 }
 
-/* This warp has read a stage: says so to every block that writes to it. */
-template <class PLAN> __device__ __forceinline__ void ks_gemm_release(uint64_t *empty)
+/* The mean of each token's values in a tile, and the sum of their squares about it. */
+template <int BLOCKS, int COLUMNS>
+__device__ __forceinline__ void ks_gemm_leave_moments(const ks_gemm_job &job, int2 origin,
+                                                      int first,
+                                                      const float (&value)[BLOCKS][COLUMNS / 8][4])
 {
-    const int lane = (int)threadIdx.x % 32;
-    if constexpr (PLAN::CLUSTER > 1) {
-        const int2 rank = ks_gemm_rank<PLAN>();
-        const int other = lane - PLAN::DOWN, across = other + (other >= rank.y ? 1 : 0);
-        if (lane < PLAN::WRITERS)
-            ks_barrier_arrive_at(empty, (uint32_t)(lane < PLAN::DOWN
-                                                       ? rank.y * PLAN::DOWN + lane
-                                                       : rank.x + across * PLAN::DOWN));
-    } else if (lane == 0) {
-        ks_barrier_arrive(empty);
+    const int columns = min(COLUMNS, job.columns - origin.y);
+#pragma unroll
+    for (int r = 0; r < 2 * BLOCKS; r++) {
+        float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+        for (int j = 0; j < COLUMNS / 8; j++)
+            if (j / 4 * 32 < columns)
+                sum += value[r / 2][j][r % 2 * 2] + value[r / 2][j][r % 2 * 2 + 1];
+        const float mean = ks_quad_sum(sum) / (float)columns;
+#pragma unroll
+        for (int j = 0; j < COLUMNS / 8; j++)
+            if (j / 4 * 32 < columns) {
+                const float a = value[r / 2][j][r % 2 * 2] - mean;
+                const float b = value[r / 2][j][r % 2 * 2 + 1] - mean;
+                squares = fmaf(a, a, fmaf(b, b, squares));
+            }
+        squares = ks_quad_sum(squares);
+        const int token = ks_gemm_token(first, r);
+        if (threadIdx.x % 4 == 0 && token < job.tokens)
+            job.next[(int64_t)token * job.across + origin.y / COLUMNS] = make_float2(mean, squares);
     }
 }
 
@@ -280,35 +294,37 @@ __device__ __forceinline__ void ks_gemm_multiply(float (&sum)[BLOCKS][COLUMNS / 
     ks_wgmma_commit();
 }
 
-/* The steps of a tile; on return its sums are there, and the next tile's products may have begun. */
+/* The steps of a tile, which is the block's turn-th; on return its sums are there, and the other
+ * warpgroup's products may have begun. */
 template <class T, class PLAN>
 __device__ __forceinline__ void ks_gemm_sum(float (&sum)[PLAN::BLOCKS][PLAN::COLUMNS / 8][4],
                                             const ks_gemm_job &job, int group, int turn, bool last,
                                             ks_gemm_barriers *barriers, const unsigned char *tiles)
 {
-    const int skip = PLAN::TOGETHER ? group * PLAN::OWN_ROWS * 128 : 0;
+    const bool speaks = threadIdx.x % 32 == 0; /* for its warp: a stage has been read */
     ks_gemm_place place = ks_gemm_place_of<PLAN::STAGES>(turn * job.steps);
     int before = 0;
-    if (!PLAN::TOGETHER)
-        ks_threads_wait(KS_GEMM_TURN + group, KS_GEMM_USERS);
+    ks_threads_wait(KS_GEMM_TURN + group, KS_GEMM_USERS);
     for (int step = 0; step < job.steps; step++) {
         const unsigned char *x = tiles + place.stage * PLAN::STAGE;
         ks_barrier_wait(&barriers->full[place.stage], place.parity);
-        ks_gemm_multiply<T, PLAN::BLOCKS, PLAN::COLUMNS>(sum, x + skip, x + PLAN::X_TILE, step > 0);
+        ks_gemm_multiply<T, PLAN::BLOCKS, PLAN::COLUMNS>(sum, x, x + PLAN::X_TILE, step > 0);
         if (step > 0) {
             ks_wgmma_wait<1>();
-            ks_gemm_release<PLAN>(&barriers->empty[before]);
+            if (speaks)
+                ks_barrier_arrive(&barriers->empty[before]);
         }
         before = place.stage;
         ks_gemm_advance<PLAN::STAGES>(place);
     }
-    if (!PLAN::TOGETHER && !last)
+    if (!last)
         ks_threads_arrive(KS_GEMM_TURN + 1 - group, KS_GEMM_USERS);
     ks_wgmma_wait<0>();
 #pragma unroll
     for (int b = 0; b < PLAN::BLOCKS; b++)
         ks_wgmma_settle(sum[b]);
-    ks_gemm_release<PLAN>(&barriers->empty[before]);
+    if (speaks)
+        ks_barrier_arrive(&barriers->empty[before]);
 }
 
 /* Warpgroup `group` of those that multiply. */
@@ -317,18 +333,18 @@ __device__ __forceinline__ void ks_gemm_consume(const ks_gemm_job &job, int grou
                                                 ks_gemm_barriers *barriers,
                                                 const unsigned char *tiles)
 {
-    constexpr int TURNS = PLAN::TOGETHER ? 1 : 2;
-    const int clusters = (int)gridDim.x / PLAN::CLUSTER, all = job.down * job.across;
-    const int first = PLAN::TOGETHER ? 0 : group;
-    int tile = (int)blockIdx.x / PLAN::CLUSTER + first * clusters;
-    if (!PLAN::TOGETHER && group == 1) /* group 0 begins */
+    const int all = job.down * job.across, blocks = (int)gridDim.x, thread = (int)threadIdx.x % 128;
+    int tile = (int)blockIdx.x + group * blocks;
+    if (group == 1) /* group 0 begins */
         ks_threads_arrive(KS_GEMM_TURN, KS_GEMM_USERS);
-    for (int turn = first; tile < all; turn += TURNS, tile += TURNS * clusters) {
+    for (int turn = group; tile < all; turn += 2, tile += 2 * blocks) {
         float sum[PLAN::BLOCKS][PLAN::COLUMNS / 8][4];
-        ks_gemm_sum<T, PLAN>(sum, job, group, turn, tile + clusters >= all, barriers, tiles);
-        int2 origin = ks_gemm_origin<PLAN>(job, tile);
-        origin.x += PLAN::TOGETHER ? group * PLAN::OWN_ROWS : 0;
-        ks_gemm_finish<T, PLAN::BLOCKS, PLAN::COLUMNS, GATED>(job, origin, sum);
+        ks_gemm_sum<T, PLAN>(sum, job, group, turn, tile + blocks >= all, barriers, tiles);
+        const int2 origin = ks_gemm_origin<PLAN>(job, tile);
+        const int first = origin.x + thread / 32 * 16 + thread % 32 / 4;
+        ks_gemm_finish<T, PLAN::BLOCKS, PLAN::COLUMNS, GATED>(job, origin, first, sum);
+        if (!GATED && job.next)
+            ks_gemm_leave_moments<PLAN::BLOCKS, PLAN::COLUMNS>(job, origin, first, sum);
     }
 }
 
@@ -345,25 +361,21 @@ __global__ void __launch_bounds__(KS_GEMM_BOUND, 1)
     if (threadIdx.x == 0) {
         for (int s = 0; s < PLAN::STAGES; s++) {
             ks_barrier_init(&barriers->full[s], 1);
-            ks_barrier_init(&barriers->empty[s], PLAN::READERS);
+            ks_barrier_init(&barriers->empty[s], 4); /* the warps of a warpgroup */
         }
         ks_barrier_publish();
     }
-    if constexpr (PLAN::CLUSTER > 1)
-        ks_cluster_wait();
-    else
-        __syncthreads();
+    __syncthreads();
+    ks_launch_next();
+    ks_wait_inputs();
     if (threadIdx.x < 128) {
         ks_registers_lower<24>();
         if (threadIdx.x == 0)
             ks_gemm_produce<PLAN>(job, barriers, tiles);
-        __syncwarp();
     } else {
         ks_registers_raise<240>();
         ks_gemm_consume<T, PLAN, GATED>(job, (int)threadIdx.x / 128 - 1, barriers, tiles);
     }
-    if constexpr (PLAN::CLUSTER > 1)
-        ks_cluster_wait(); /* nobody leaves while another block may write here */
 #endif
 }
 

@@ -20,37 +20,6 @@ __device__ __forceinline__ void ks_barrier_init(uint64_t *barrier, int arrivals)
                  : "memory");
 }
 
-/* The block's place in its cluster. */
-__device__ __forceinline__ uint32_t ks_cluster_rank()
-{
-    uint32_t rank;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-
-/* Waits for all threads of all blocks of the cluster. Says nothing of what they have written but
- * barriers that were published. */
-__device__ __forceinline__ void ks_cluster_wait()
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;" ::
-                     : "memory");
-}
-
-/* Arrives at the barrier that stands at this place in block `rank` of the cluster. Without
- * .release.cluster: what this thread has written is not handed on, and a fence of the whole cluster
- * would wait for all its stores. */
-__device__ __forceinline__ void ks_barrier_arrive_at(uint64_t *barrier, uint32_t rank)
-{
-    asm volatile("{\n"
-                 ".reg .b32 there;\n"
-                 "mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
-                 "}" ::"r"(ks_shared_address(barrier)),
-                 "r"(rank)
-                 : "memory");
-}
-
 /* Makes initialised barriers known to the copy engine. */
 __device__ __forceinline__ void ks_barrier_publish()
 {
@@ -134,18 +103,6 @@ __device__ __forceinline__ void ks_matrix_load(void *to, const CUtensorMap *map,
                  : "memory");
 }
 
-/* The same to this place in every block of the cluster whose bit is set; counted by the barrier
- * that stands at the given one's place there. */
-__device__ __forceinline__ void ks_matrix_load_all(void *to, const CUtensorMap *map,
-                                                   uint64_t *barrier, int column, int row,
-                                                   uint16_t blocks)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(ks_shared_address(to)),
-                 "l"(map), "r"(ks_shared_address(barrier)), "r"(column), "r"(row), "h"(blocks)
-                 : "memory");
-}
-
 /* A box from shared memory; what lies outside the tensor is not written. */
 __device__ __forceinline__ void ks_tensor_store(const CUtensorMap *map, const void *from,
                                                 int channel, int head, int token, int row)
@@ -212,12 +169,12 @@ __device__ __forceinline__ uint64_t ks_wgmma_tile(const void *tile, int offset)
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define KS_SUMS_32 \
         KS_F4(d[0]), KS_F4(d[1]), KS_F4(d[2]), KS_F4(d[3])
-#define KS_SUMS_48_NAMES \
+#define KS_SUMS_40_NAMES \
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-        "%16, %17, %18, %19, %20, %21, %22, %23"
-#define KS_SUMS_48 \
+        "%16, %17, %18, %19"
+#define KS_SUMS_40 \
         KS_F4(d[0]), KS_F4(d[1]), KS_F4(d[2]), KS_F4(d[3]), \
-        KS_F4(d[4]), KS_F4(d[5])
+        KS_F4(d[4])
 #define KS_SUMS_64_NAMES \
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -262,38 +219,6 @@ __device__ __forceinline__ uint64_t ks_wgmma_tile(const void *tile, int offset)
         KS_F4(d[8]), KS_F4(d[9]), KS_F4(d[10]), KS_F4(d[11]), \
         KS_F4(d[12]), KS_F4(d[13]), KS_F4(d[14]), KS_F4(d[15]), \
         KS_F4(d[16]), KS_F4(d[17]), KS_F4(d[18]), KS_F4(d[19])
-#define KS_SUMS_192_NAMES \
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define KS_SUMS_192 \
-        KS_F4(d[0]), KS_F4(d[1]), KS_F4(d[2]), KS_F4(d[3]), \
-        KS_F4(d[4]), KS_F4(d[5]), KS_F4(d[6]), KS_F4(d[7]), \
-        KS_F4(d[8]), KS_F4(d[9]), KS_F4(d[10]), KS_F4(d[11]), \
-        KS_F4(d[12]), KS_F4(d[13]), KS_F4(d[14]), KS_F4(d[15]), \
-        KS_F4(d[16]), KS_F4(d[17]), KS_F4(d[18]), KS_F4(d[19]), \
-        KS_F4(d[20]), KS_F4(d[21]), KS_F4(d[22]), KS_F4(d[23])
-#define KS_SUMS_256_NAMES \
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
-        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define KS_SUMS_256 \
-        KS_F4(d[0]), KS_F4(d[1]), KS_F4(d[2]), KS_F4(d[3]), \
-        KS_F4(d[4]), KS_F4(d[5]), KS_F4(d[6]), KS_F4(d[7]), \
-        KS_F4(d[8]), KS_F4(d[9]), KS_F4(d[10]), KS_F4(d[11]), \
-        KS_F4(d[12]), KS_F4(d[13]), KS_F4(d[14]), KS_F4(d[15]), \
-        KS_F4(d[16]), KS_F4(d[17]), KS_F4(d[18]), KS_F4(d[19]), \
-        KS_F4(d[20]), KS_F4(d[21]), KS_F4(d[22]), KS_F4(d[23]), \
-        KS_F4(d[24]), KS_F4(d[25]), KS_F4(d[26]), KS_F4(d[27]), \
-        KS_F4(d[28]), KS_F4(d[29]), KS_F4(d[30]), KS_F4(d[31])
 
 /* Each gives, for one type and N: scores, d (64 x N) = or += a b^T with both k-major tiles in
  * shared memory (add: 0 or 1); or values, d = or += a b with a in registers and b a transposed
@@ -331,11 +256,9 @@ template <class T, int N> struct ks_wgmma;
     KS_WGMMA_SCORES(TYPE, NAME, 96, "%48", "%49", "%50")                                           \
     KS_WGMMA_SCORES(TYPE, NAME, 128, "%64", "%65", "%66")                                          \
     KS_WGMMA_SCORES(TYPE, NAME, 160, "%80", "%81", "%82")                                          \
-    KS_WGMMA_SCORES(TYPE, NAME, 192, "%96", "%97", "%98")                                          \
-    KS_WGMMA_SCORES(TYPE, NAME, 256, "%128", "%129", "%130")                                       \
     KS_WGMMA_VALUES(TYPE, NAME, 16, "%8, %9, %10, %11", "%12", "%13")                              \
     KS_WGMMA_VALUES(TYPE, NAME, 32, "%16, %17, %18, %19", "%20", "%21")                            \
-    KS_WGMMA_VALUES(TYPE, NAME, 48, "%24, %25, %26, %27", "%28", "%29")                            \
+    KS_WGMMA_VALUES(TYPE, NAME, 40, "%20, %21, %22, %23", "%24", "%25")                            \
     KS_WGMMA_VALUES(TYPE, NAME, 64, "%32, %33, %34, %35", "%36", "%37")
 
 KS_WGMMA_TYPE(__half, "f16")

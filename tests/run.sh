@@ -43,6 +43,14 @@ if [ -z "$quick" ]; then
   echo "== unit tests, and the program's tools, under the sanitizers"
   ctest --test-dir build/asan -L unit --output-on-failure -j "$(nproc)"
   ctest --test-dir build/asan -R '^e2e_test_tools$' --output-on-failure
+  install_packages clang libclang-rt-dev || true # tried below
+  if echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | clang -fsanitize=fuzzer,address -x c - -o /dev/null 2>/dev/null; then
+    echo "== fuzz targets, a few seconds each"
+    build_preset fuzz fuzzers -DKSWEEP_WERROR=ON
+    ctest --test-dir build/fuzz -L fuzz --output-on-failure -j "$(nproc)"
+  else
+    skipped+=("searching with the fuzz targets (their known inputs are replayed): no clang with libFuzzer here")
+  fi
 else
   skipped+=("the sanitizer and valgrind runs: --quick")
 fi

@@ -66,6 +66,9 @@ typedef struct ks_attention {
     const int32_t *kv_len; /* device [k.n]: tokens that row of k and v has (<= k.h); NULL: all */
 } ks_attention;
 
+/* Kinds of work whose time on the device is counted. */
+typedef enum ks_clock { KS_CLOCK_NETWORK, KS_CLOCK_DECODE, KS_CLOCKS } ks_clock;
+
 /* One term list of a linear combination: out[i] = sum over t of coef[t] * in[t][i], 0 <= i < n,
  * summed in term order in double (CPU) and rounded once. An input may be out itself. terms == 0
  * gives zeros. */
@@ -133,6 +136,7 @@ struct ks_ops {
     char device[128];  /* the device in words, for the output file */
     char precision[8]; /* compute type: "fp32", "fp16", "bf16" */
     int threads;       /* CPU threads it uses (cpu only) */
+    bool fault;        /* memory was refused or a failure handed out: what was queued is lost, other devices may do better */
     void *self;
 
     /* --- memory --- */
@@ -145,6 +149,19 @@ struct ks_ops {
     void (*download)(ks_ops *ops, void *host, const void *device, size_t bytes);
     /* Waits for all work; hands out and clears a kept failure. */
     int (*sync)(ks_ops *ops, ks_error *err);
+
+    /* --- waiting for a part of the work; NULL: the backend runs everything at once --- */
+    /* A point in the queue. */
+    uint64_t (*fence)(ks_ops *ops);
+    /* Waits for the work queued before the fence, whose downloads are then there; hands out and clears a kept failure. */
+    int (*wait)(ks_ops *ops, uint64_t fence, ks_error *err);
+
+    /* --- the device's own time; NULL: the host's clock says the same --- */
+    /* What is queued between the two counts as time of a kind; one stretch at a time. */
+    void (*clock_begin)(ks_ops *ops, ks_clock kind);
+    void (*clock_end)(ks_ops *ops);
+    /* Seconds of the stretches that have ended by now; does not wait. count: how many those are. */
+    double (*clock_seconds)(ks_ops *ops, ks_clock kind, int64_t *count);
 
     /* Scratch activations: a stack. act() takes from its top, unwind() gives back all since mark().
      * The same calls in the same order give the same addresses. */

@@ -2,7 +2,9 @@
 #ifndef KS_BASE_LOG_H
 #define KS_BASE_LOG_H
 
-typedef enum ks_log_level { KS_LOG_ERROR, KS_LOG_WARN, KS_LOG_INFO, KS_LOG_DEBUG } ks_log_level;
+typedef enum ks_log_level {
+    KS_LOG_NONE = -1, KS_LOG_ERROR, KS_LOG_WARN, KS_LOG_INFO, KS_LOG_DEBUG
+} ks_log_level;
 
 /* Lines above this level are dropped; KS_LOG_INFO at start. */
 void ks_log_set_level(ks_log_level level);

@@ -32,6 +32,7 @@ typedef struct outbox {
 struct ks_comm {
     bool has_mpi;
     MPI_Comm world; /* a duplicate of MPI_COMM_WORLD */
+    MPI_Comm node;  /* those of it that are on this node */
     int rank, size, local_rank, local_size;
     note *first, *last;
     outbox out;
@@ -65,17 +66,15 @@ static int mpi_failed(const ks_comm *comm, ks_error *err, int code, const char *
 /* Our own communicator, and who else is on this node. */
 static int join_world(ks_comm *comm, ks_error *err)
 {
-    MPI_Comm node = MPI_COMM_NULL;
     MPI_CHECK(comm, err, -1, MPI_Comm_set_errhandler, MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_CHECK(comm, err, -1, MPI_Comm_dup, MPI_COMM_WORLD, &comm->world);
     MPI_CHECK(comm, err, -1, MPI_Comm_set_errhandler, comm->world, MPI_ERRORS_RETURN);
     MPI_CHECK(comm, err, -1, MPI_Comm_rank, comm->world, &comm->rank);
     MPI_CHECK(comm, err, -1, MPI_Comm_size, comm->world, &comm->size);
     MPI_CHECK(comm, err, -1, MPI_Comm_split_type, comm->world, MPI_COMM_TYPE_SHARED, comm->rank,
-              MPI_INFO_NULL, &node);
-    MPI_CHECK(comm, err, -1, MPI_Comm_rank, node, &comm->local_rank);
-    MPI_CHECK(comm, err, -1, MPI_Comm_size, node, &comm->local_size);
-    MPI_CHECK(comm, err, -1, MPI_Comm_free, &node);
+              MPI_INFO_NULL, &comm->node);
+    MPI_CHECK(comm, err, -1, MPI_Comm_rank, comm->node, &comm->local_rank);
+    MPI_CHECK(comm, err, -1, MPI_Comm_size, comm->node, &comm->local_size);
     comm->sent = ks_calloc((size_t)comm->size, sizeof *comm->sent);
     return 0;
 }
@@ -120,7 +119,7 @@ ks_comm *ks_comm_start(ks_error *err)
         return NULL;
     ks_comm *comm = ks_calloc(1, sizeof *comm);
     comm->size = comm->local_size = 1;
-    comm->world = MPI_COMM_NULL;
+    comm->world = comm->node = MPI_COMM_NULL;
     if (launcher.has_mpi && start_mpi(comm, &launcher, err)) {
         if (comm->has_mpi)
             MPI_Finalize();
@@ -193,6 +192,7 @@ void ks_comm_end(ks_comm *comm)
         ks_error err = KS_ERROR_NONE;
         if (drain(comm, &err))
             ks_log_warn("%s", err.text);
+        MPI_Comm_free(&comm->node);
         MPI_Comm_free(&comm->world);
         MPI_Finalize();
     }
@@ -327,6 +327,13 @@ int ks_comm_broadcast(ks_comm *comm, void *data, uint64_t size, int root, ks_err
         MPI_CHECK(comm, err, root, MPI_Bcast, (char *)data + at, count, MPI_BYTE, root,
                   comm->world);
     }
+    return 0;
+}
+
+int ks_comm_node_broadcast(ks_comm *comm, void *data, int size, ks_error *err)
+{
+    if (comm->has_mpi)
+        MPI_CHECK(comm, err, -1, MPI_Bcast, data, size, MPI_BYTE, 0, comm->node);
     return 0;
 }
 

@@ -45,6 +45,8 @@ int ks_comm_receive(ks_comm *comm, int *from, ks_message *m, ks_error *err);
 /* Collectives: every rank calls them in the same order. broadcast: size bytes from root. */
 int ks_comm_barrier(ks_comm *comm, ks_error *err);
 int ks_comm_broadcast(ks_comm *comm, void *data, uint64_t size, int root, ks_error *err);
+/* The same among the ranks of this node, from its first one. */
+int ks_comm_node_broadcast(ks_comm *comm, void *data, int size, ks_error *err);
 /* The largest of the ranks' values, on every rank. */
 int ks_comm_max(ks_comm *comm, int64_t *value, ks_error *err);
 /* Element-wise sums on every rank. */

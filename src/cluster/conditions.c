@@ -7,14 +7,15 @@
 #include "cluster/masks.h"
 #include "sampling/regions.h"
 
-/* Unused conditionings beyond this many are dropped, the longest unused first. */
-enum { KEPT = 512, BUCKETS = 1024, OPEN_FILES = 8, CELL = 8 };
+/* Unused conditionings beyond so many, or so many bytes of all, are dropped, the longest unused first. */
+enum { KEPT = 512, KEPT_BYTES = 512 << 20, BUCKETS = 1024, OPEN_FILES = 8, CELL = 8 };
 
 typedef struct entry {
     ks_hash128 key; /* of the reference: where the content comes from */
     ks_hash128 id;  /* of the content */
     ks_cond *cond;
     int pins;
+    size_t bytes; /* of host memory */
     uint64_t used;
     struct entry *next;
 } entry;
@@ -31,6 +32,7 @@ struct ks_conditions {
     ks_masks *masks;
     entry *bucket[BUCKETS];
     int entries;
+    size_t bytes;
     uint64_t clock;
     open_file file[OPEN_FILES];
 };
@@ -430,8 +432,8 @@ static entry **bucket_of(ks_conditions *c, const ks_hash128 *key)
     return &c->bucket[(key->byte[0] << 8 | key->byte[1]) % BUCKETS];
 }
 
-/* Drops the longest unused conditioning that no lane holds. */
-static void drop_oldest(ks_conditions *c)
+/* Drops the longest unused conditioning that no lane holds; whether there was one. */
+static bool drop_oldest(ks_conditions *c)
 {
     entry **oldest = NULL;
     for (int b = 0; b < BUCKETS; b++) {
@@ -441,11 +443,22 @@ static void drop_oldest(ks_conditions *c)
         }
     }
     if (!oldest)
-        return;
+        return false;
     entry *gone = *oldest;
     *oldest = gone->next;
+    c->bytes -= gone->bytes;
     entry_free(gone);
     c->entries--;
+    return true;
+}
+
+/* A million prompts must pass through: makes room for one more of so many bytes. */
+static void make_room(ks_conditions *c, size_t bytes)
+{
+    while (c->entries >= KEPT || (c->entries > 0 && c->bytes + bytes > KEPT_BYTES)) {
+        if (!drop_oldest(c))
+            return;
+    }
 }
 
 static entry *make(ks_conditions *c, ks_model *model, const ks_cond_ref *ref, const ks_hash128 *key,
@@ -463,12 +476,13 @@ static entry *make(ks_conditions *c, ks_model *model, const ks_cond_ref *ref, co
     ks_cond *cond = ks_cond_new(model, v.context, v.tokens, v.y, err);
     if (!cond)
         goto cleanup;
-    if (c->entries >= KEPT)
-        drop_oldest(c);
+    size_t bytes = ((size_t)v.tokens * (size_t)c->config->unet.context_dim + (size_t)c->config->unet.adm_channels) * sizeof(float);
+    make_room(c, bytes);
     e = ks_calloc(1, sizeof *e);
-    *e = (entry){.key = *key, .id = v.id, .cond = cond, .next = *bucket_of(c, key)};
+    *e = (entry){.key = *key, .id = v.id, .cond = cond, .bytes = bytes, .next = *bucket_of(c, key)};
     *bucket_of(c, key) = e;
     c->entries++;
+    c->bytes += bytes;
 cleanup:
     content_clear(&v);
     return e;

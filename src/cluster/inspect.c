@@ -37,6 +37,15 @@ static int count_row(void *self, const ks_row *row, int shard, uint64_t place, k
     return 0;
 }
 
+/* Samples that are known without their rows, and were not met in others. */
+static void count_known(tally *t, const ks_rescan *known)
+{
+    for (uint64_t i = 0; known->done && i < t->samples / 64 + 1; i++) {
+        t->done += (uint64_t)__builtin_popcountll(known->done[i] & ~t->seen[i]);
+        t->failed += (uint64_t)__builtin_popcountll(known->tried[i] & ~known->done[i] & ~t->seen[i]);
+    }
+}
+
 char *ks_status_text(const char *output, bool *complete, ks_error *err)
 {
     ks_store_info *info = NULL;
@@ -46,10 +55,14 @@ char *ks_status_text(const char *output, bool *complete, ks_error *err)
         ks_error_set(err, "%s: there is no output and no %s.d folder with shards", output, output);
     if (found <= 0)
         return NULL;
-    tally t = {.samples = info->samples, .seen = ks_calloc((size_t)(info->samples / 64 + 1), sizeof(uint64_t))};
+    tally t = {.samples = info->samples, .seen = calloc((size_t)(info->samples / 64 + 1), sizeof(uint64_t))};
     ks_scan_counts counts = {0};
     ks_text text = {0};
-    if (!ks_store_scan(output, false, count_row, &t, &counts, err)) {
+    if (!t.seen)
+        ks_error_set(err, "%s: no memory to count %llu samples", output, (unsigned long long)info->samples);
+    ks_rescan known = {.samples = info->samples};
+    if (t.seen && !ks_store_glance(output, &known, count_row, &t, &counts, err)) {
+        count_known(&t, &known);
         struct stat status;
         char *folder = ks_format("%s.d", output);
         bool collected = !stat(output, &status);
@@ -63,6 +76,7 @@ char *ks_status_text(const char *output, bool *complete, ks_error *err)
         *complete = t.done + t.failed == t.samples;
         free(folder);
     }
+    ks_store_rescan_end(&known, NULL, NULL);
     free(t.seen);
     ks_store_info_free(info);
     return text.bytes;
@@ -146,6 +160,9 @@ static int choose_rows(again *a, uint64_t wanted, ks_error *err)
             return -1;
         if (row.status != KS_DONE)
             continue;
+        if (row.index >= ks_job_samples(a->setup->job) || row.batch != row.index % (uint64_t)a->setup->shape[0])
+            return ks_error_set(err, "row %llu is of a sample %llu that its job has not", (unsigned long long)r,
+                                (unsigned long long)row.index);
         ks_sample sample;
         ks_job_sample(a->setup->job, row.index, &sample);
         ks_hash128 key = ks_job_key(a->setup->job, &a->setup->digests, &sample);

@@ -7,6 +7,8 @@
 
 #include "base/file.h"
 
+enum { MOST_LATENTS = 4096 }; /* of one KSampler call */
+
 /* "output.file=" and the path from the root: that is no JSON, so it is taken as a string as it is. */
 static char *output_set(const char *output, ks_error *err)
 {
@@ -65,10 +67,16 @@ ks_job *ks_job_of_output(const ks_store_info *info, ks_error *err)
     ks_job *job = ks_job_parse(info->job_path, info->job, err);
     if (!job)
         return NULL;
-    job->batch = (int)(info->samples / (ks_job_samples(job) / (uint64_t)job->batch));
-    if (!strcmp(job->axis_files, info->axis_files) && ks_job_samples(job) == info->samples)
+    uint64_t points = ks_job_samples(job) / (uint64_t)job->batch, batch = info->samples / points;
+    bool fits = batch >= 1 && batch <= MOST_LATENTS && batch * points == info->samples && !ks_job_set_batch(job, (int)batch, NULL);
+    bool same_files = !strcmp(job->axis_files, info->axis_files);
+    if (fits && same_files)
         return job;
-    ks_error_set(err, "%s: the files that axes of this job are read from have changed since it was rendered", info->job_path);
+    if (!same_files)
+        ks_error_set(err, "%s: the files that axes of this job are read from have changed since it was rendered", info->job_path);
+    else
+        ks_error_set(err, "%s: this job does not make the %llu samples that its output tells of: the file is damaged, or was "
+                     "not written by ksweep", info->job_path, (unsigned long long)info->samples);
     ks_job_free(job);
     return NULL;
 }

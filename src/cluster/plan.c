@@ -168,9 +168,10 @@ static void add_sizes(ks_text *text, const ks_setup *s, const ks_ops *ops, int r
     double cells = (double)s->shape[2] * s->shape[3], samples = (double)ks_job_samples(job);
     double latents = cells * s->shape[1] * (job->latents_float16 ? 2 : 4), images = job->images ? cells * 64 * 3 : 0;
     char weights[32], row[32], whole[32], file[32];
-    ks_size_text(ks_setup_weight_bytes(s, ops), weights, sizeof weights);
-    ks_size_text(ks_setup_row_bytes(s, ops), row, sizeof row);
-    ks_size_text(ks_setup_weight_bytes(s, ops) + rows * ks_setup_row_bytes(s, ops), whole, sizeof whole);
+    ks_memory_need need = ks_setup_memory(s, ops);
+    ks_size_text(need.weights, weights, sizeof weights);
+    ks_size_text(need.row, row, sizeof row);
+    ks_size_text(need.fixed + rows * need.row, whole, sizeof whole);
     ks_size_text((latents + images) * samples, file, sizeof file);
     ks_text_add(text, "memory a rank:  about %s (weights %s, %d rows of about %s)\n", whole, weights, rows, row);
     ks_text_add(text, "output:         %s, about %s\n", job->output, file);

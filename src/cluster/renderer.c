@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "model/model.h"
 
-enum { CELL = 8, SHARE_BYTES = 256 << 20 };
+enum { CELL = 8 };
 
 /* A KSampler call in flight: what must live as long as its lane. */
 typedef struct flight {
@@ -38,7 +38,7 @@ ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, int rows, bool images
     int parts = (setup->texts ? KS_LOAD_TEXT : 0) | (images ? KS_LOAD_VAE : 0);
     r->model = ks_model_load(setup->file, &setup->config, ops, parts, setup->tokenizer, err);
     if (!r->model || ks_model_plan(r->model, rows, shape[2], shape[3], err) ||
-        !(r->engine = ks_engine_new(ops, rows, SHARE_BYTES, err))) {
+        !(r->engine = ks_engine_new(ops, rows, KS_SHARE_BYTES, err))) {
         ks_error_wrap(err, "%s", setup->job->model);
         ks_renderer_free(r);
         return NULL;
@@ -218,5 +218,6 @@ void ks_renderer_stats(const ks_renderer *r, ks_engine_stats *stats)
 
 double ks_renderer_decode_seconds(const ks_renderer *r)
 {
-    return r->decode_seconds;
+    int64_t pictures;
+    return r->ops->clock_seconds ? r->ops->clock_seconds(r->ops, KS_CLOCK_DECODE, &pictures) : r->decode_seconds;
 }

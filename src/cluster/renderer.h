@@ -13,6 +13,9 @@
 #include "cluster/setup.h"
 #include "sampling/engine.h"
 
+/* Device memory for first rows that lanes share. */
+enum { KS_SHARE_BYTES = 256 << 20 };
+
 typedef struct ks_renderer ks_renderer;
 
 typedef struct ks_rendered {
@@ -39,7 +42,7 @@ void ks_renderer_free(ks_renderer *r);
 /* 0 done, 1 stopped, -1 error. */
 int ks_renderer_run(ks_renderer *r, const ks_render_calls *calls, ks_error *err);
 void ks_renderer_stats(const ks_renderer *r, ks_engine_stats *stats);
-/* Seconds spent on decoding pictures; the engine counts them as other_seconds. */
+/* Seconds spent on decoding pictures, by the clock that network_seconds are of. */
 double ks_renderer_decode_seconds(const ks_renderer *r);
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "cluster/bitmap.h"
+#include "cluster/guess.h"
 
 typedef struct ks_stray {
     ks_hash128 key;
@@ -20,13 +21,18 @@ static ks_hash128 key_at(const ks_resume *r, uint64_t index)
     return ks_job_keyer_key(r->keyer, &sample);
 }
 
+static void make_maps(ks_resume *r)
+{
+    size_t words = (size_t)ks_bitmap_words(r->samples);
+    if (r->sample_done)
+        return;
+    r->sample_done = ks_calloc(words, sizeof *r->sample_done);
+    r->sample_tried = ks_calloc(words, sizeof *r->sample_tried);
+}
+
 static void mark(ks_resume *r, uint64_t index, bool done)
 {
-    uint64_t words = ks_bitmap_words(r->samples);
-    if (!r->sample_done) {
-        r->sample_done = ks_calloc((size_t)words, sizeof *r->sample_done);
-        r->sample_tried = ks_calloc((size_t)words, sizeof *r->sample_tried);
-    }
+    make_maps(r);
     ks_bit_set(r->sample_tried, index);
     if (done && !ks_bit(r->sample_done, index)) {
         ks_bit_set(r->sample_done, index);
@@ -43,19 +49,31 @@ static void add_stray(ks_resume *r, const ks_row *row)
     r->stray[r->strays++] = (ks_stray){.key = row->key, .index = -1, .done = row->status == KS_DONE};
 }
 
-/* A row whose index still has its key is in place; all others are looked for by key afterwards. */
+static bool has_key(const ks_resume *r, uint64_t index, const ks_hash128 *wanted)
+{
+    ks_hash128 key = index < r->samples ? key_at(r, index) : (ks_hash128){{0}};
+    return index < r->samples && ks_hash_equal(&key, wanted);
+}
+
+/* The row's place where its index still has its key, or the sample of the same values does; else -1. */
+static int64_t quick_index(const ks_resume *r, const ks_row *row)
+{
+    if (has_key(r, row->index, &row->key))
+        return (int64_t)row->index;
+    int64_t guess = ks_guess_index(r->setup->job, row);
+    return guess >= 0 && has_key(r, (uint64_t)guess, &row->key) ? guess : -1;
+}
+
+/* Rows that are not found at once are looked for by key afterwards. */
 static int see_row(void *self, const ks_row *row, int shard, uint64_t place, ks_error *err)
 {
     (void)shard, (void)place, (void)err;
     ks_resume *r = self;
-    if (row->index < r->samples) {
-        ks_hash128 key = key_at(r, row->index);
-        if (ks_hash_equal(&key, &row->key)) {
-            mark(r, row->index, row->status == KS_DONE);
-            return 0;
-        }
-    }
-    add_stray(r, row);
+    int64_t index = quick_index(r, row);
+    if (index >= 0)
+        mark(r, (uint64_t)index, row->status == KS_DONE);
+    else
+        add_stray(r, row);
     return 0;
 }
 
@@ -103,18 +121,63 @@ static void place_strays(ks_resume *r)
         r->foreign += r->stray[i].index < 0 && r->stray[i].done;
 }
 
+/* All that decides which sample an index means. */
+static ks_hash128 sweep_id(const ks_setup *setup)
+{
+    const ks_job *job = setup->job;
+    const ks_job_digests *d = &setup->digests;
+    ks_hasher *h = ks_hasher_new();
+    ks_hasher_add_text(h, job->text);
+    ks_hasher_add_text(h, job->prediction);
+    ks_hasher_add_text(h, job->axis_files);
+    ks_hasher_add_u64(h, job->zsnr);
+    ks_hasher_add_u64(h, (uint64_t)job->batch);
+    ks_hasher_add(h, &d->model, sizeof d->model);
+    ks_hasher_add(h, d->positive, (size_t)job->positives * sizeof *d->positive);
+    ks_hasher_add(h, d->negative, (size_t)job->negatives * sizeof *d->negative);
+    ks_hasher_add(h, d->latent, (size_t)job->latents * sizeof *d->latent);
+    return ks_hasher_end(h);
+}
+
+static uint64_t count_bits(const uint64_t *map, uint64_t words)
+{
+    uint64_t bits = 0;
+    for (uint64_t i = 0; i < words; i++)
+        bits += (uint64_t)__builtin_popcountll(map[i]);
+    return bits;
+}
+
+/* Adds what was known of files that were not read again. */
+static void add_known(ks_resume *r, const ks_rescan *known)
+{
+    uint64_t words = ks_bitmap_words(r->samples);
+    if (!known->done)
+        return;
+    make_maps(r);
+    for (uint64_t i = 0; i < words; i++) {
+        r->sample_done[i] |= known->done[i];
+        r->sample_tried[i] |= known->tried[i];
+    }
+    r->done = count_bits(r->sample_done, words);
+}
+
 int ks_resume_open(ks_resume *r, const ks_setup *setup, const char *output, ks_error *err)
 {
     *r = (ks_resume){.setup = setup, .samples = ks_job_samples(setup->job)};
     r->keyer = ks_job_keyer_new(setup->job, &setup->digests);
     ks_scan_counts counts = {0};
-    if (ks_store_scan(output, true, see_row, r, &counts, err))
-        return -1;
-    r->bad = counts.bad;
-    if (counts.bad)
-        ks_log_warn("%s: %llu rows fail their digest and are rendered again", output, (unsigned long long)counts.bad);
-    place_strays(r);
-    return 0;
+    ks_rescan known = {.samples = r->samples, .sweep = sweep_id(setup)};
+    int status = ks_store_rescan(output, &known, see_row, r, &counts, err);
+    if (!status) {
+        add_known(r, &known);
+        r->bad = counts.bad;
+        if (counts.bad)
+            ks_log_warn("%s: %llu rows fail their digest and are rendered again", output, (unsigned long long)counts.bad);
+        place_strays(r);
+    }
+    bool in_place = !status && !r->strays; /* else collecting asks for the strays' places too */
+    ks_store_rescan_end(&known, in_place ? r->sample_done : NULL, in_place ? r->sample_tried : NULL);
+    return status;
 }
 
 void ks_resume_close(ks_resume *r)
@@ -129,11 +192,9 @@ void ks_resume_close(ks_resume *r)
 int64_t ks_resume_index(void *resume, const ks_row *row)
 {
     const ks_resume *r = resume;
-    if (row->index < r->samples) {
-        ks_hash128 key = key_at(r, row->index);
-        if (ks_hash_equal(&key, &row->key))
-            return (int64_t)row->index;
-    }
+    int64_t index = quick_index(r, row);
+    if (index >= 0)
+        return index;
     const ks_stray *s = find_stray(r, &row->key);
     return s ? s->index : -1;
 }

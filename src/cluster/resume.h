@@ -14,13 +14,14 @@ typedef struct ks_resume {
     uint64_t samples, done;      /* of the sweep */
     uint64_t *sample_done;       /* bitmap over samples; NULL when nothing was found */
     uint64_t *sample_tried;      /* the same of those that are done or failed */
-    struct ks_stray *stray;      /* rows of another sweep's order, by key */
+    struct ks_stray *stray;      /* rows of another sweep's order that only their key finds */
     uint64_t strays, stray_room;
     uint64_t foreign;            /* done rows that this job does not ask for */
     uint64_t bad;                /* rows that failed their digest */
 } ks_resume;
 
-/* Reads the output's rows (each latent is held against its digest) and finds their places in the sweep. */
+/* Reads the output's rows (each latent is held against its digest, once: store/checked.h) and finds their places in the
+ * sweep. */
 int ks_resume_open(ks_resume *r, const ks_setup *setup, const char *output, ks_error *err);
 void ks_resume_close(ks_resume *r);
 

@@ -25,6 +25,7 @@
 #include "cluster/resume.h"
 #include "cluster/select.h"
 #include "cluster/setup.h"
+#include "cluster/share.h"
 #include "cluster/worker.h"
 #include "ksweep/ksweep.h"
 #include "sampling/sampler.h"
@@ -35,6 +36,7 @@ typedef struct run {
     const ks_run_options *options;
     ks_run_summary *summary;
     ks_comm *comm;
+    ks_shared_file model; /* until the setup has it */
     ks_setup setup;
     ks_selection selection;
     ks_claim *claim;
@@ -174,7 +176,7 @@ static int choose_rows(run *r, ks_error *err)
     bool begun = r->rows != 0;
     if (!r->rows)
         r->rows = job->batch_rows;
-    if (!r->rows && ks_setup_choose_rows(&r->setup, r->ops, ks_comm_local_size(r->comm), &r->rows, err))
+    if (ks_setup_choose_rows(&r->setup, r->ops, ks_comm_local_size(r->comm), &r->rows, err))
         return -1;
     if (!r->selection.parts)
         ks_layout_clear(r->folder);
@@ -246,10 +248,38 @@ static int share_decisions(run *r, ks_error *err)
     return 0;
 }
 
+static int load_job(run *r, ks_error *err)
+{
+    r->setup.job = ks_job_from_source(&r->options->job, err);
+    return r->setup.job ? 0 : -1;
+}
+
+/* Collective: the model's bytes, read once on each node. */
+static int share_model(run *r, ks_error *err)
+{
+    const ks_job *job = r->setup.job;
+    double began = ks_seconds();
+    int rc = ks_shared_file_open(&r->model, r->comm, job->model, err);
+    if (rc)
+        ks_error_wrap(err, "%s: model", job->path);
+    if (agree(r, rc, err))
+        return -1;
+    double sums[2] = {(double)r->model.bytes_read, r->model.bytes_read > 0};
+    if (ks_comm_size(r->comm) == 1 || ks_comm_sum(r->comm, sums, 2, err))
+        return ks_comm_size(r->comm) == 1 ? 0 : -1;
+    if (is_root(r))
+        ks_log_info("%s: %.0f bytes read by %.0f of %d ranks in %.1f s", job->model, sums[0], sums[1], ks_comm_size(r->comm),
+                    ks_seconds() - began);
+    return 0;
+}
+
 static int open_job(run *r, ks_error *err)
 {
-    ks_job *job = ks_job_from_source(&r->options->job, err);
-    if (!job || ks_setup_open(&r->setup, job, err))
+    ks_job *job = r->setup.job;
+    ks_map model = r->model.map;
+    r->model.map = (ks_map){NULL, 0};
+    ks_shared_file_close(&r->model);
+    if (ks_setup_open_mapped(&r->setup, job, model, err))
         return -1;
     r->folder = ks_format("%s.d", job->output);
     r->ops = ks_device_open(job, ks_comm_local_rank(r->comm), ks_comm_local_size(r->comm), r->options->threads, err);
@@ -327,7 +357,7 @@ static int tell_pace(run *r, ks_error *err)
 {
     ks_engine_stats stats;
     ks_renderer_stats(r->renderer, &stats);
-    if (r->pace_told || !stats.calls)
+    if (r->pace_told || !stats.calls_timed)
         return 0;
     r->pace_told = true;
     const ks_job *job = r->setup.job;
@@ -339,7 +369,7 @@ static int tell_pace(run *r, ks_error *err)
         evaluations = e > evaluations ? e : evaluations;
     }
     double calls = (double)steps * evaluations * ceil((double)ks_setup_rows_per_call(&r->setup) / r->rows);
-    return ks_worker_expect(r->worker, calls * stats.network_seconds / (double)stats.calls, err);
+    return ks_worker_expect(r->worker, calls * stats.network_seconds / (double)stats.calls_timed, err);
 }
 
 static int run_poll(void *self, bool idle, bool *finished, ks_error *err)
@@ -387,11 +417,28 @@ static int render(run *r, ks_error *err)
     return rc;
 }
 
-/* Room for as many points as fill the rows once, and one more ahead. */
+/* As many points as fill the rows once. What is lent ahead of them while work is plentiful is the coordinator's to say: one
+ * more here would queue the run's last points behind others. */
 static int points_in_flight(const run *r)
 {
     int per_call = ks_setup_rows_per_call(&r->setup);
-    return (r->rows + per_call - 1) / per_call + 1;
+    return (r->rows + per_call - 1) / per_call;
+}
+
+/* Rank 0, when points are left over because devices failed: the run can go on later, unless it came nowhere; then something else
+ * must change first. */
+static int end_lost(const run *r, int own, ks_error *err)
+{
+    ks_progress p;
+    ks_coordinator_progress(r->coordinator, ks_seconds(), &p);
+    if (p.done || p.failed) {
+        if (own == KS_WORKER_LOST)
+            ks_log_error("%s", err->text);
+        return 1;
+    }
+    if (own != KS_WORKER_LOST)
+        ks_error_set(err, "the devices failed before a sample was done: the log says why");
+    return -1;
 }
 
 /* Everything between the decisions and the collecting; the outcome of the whole run on rank 0. */
@@ -402,13 +449,20 @@ static int render_all(run *r, ks_error *err)
     int rc = agree(r, r->renderer ? ks_record_open(&r->record, &r->setup, r->ops, r->rows, err) : -1, err);
     if (rc)
         return rc;
+    ks_setup_close_model(&r->setup);
     r->begun = true;
     ks_worker_catch_signals();
     ks_progress_start(&r->line, r->options->quiet, r->options->log_seconds);
     double began = ks_seconds();
     int own = render(r, err);
+    if (own < 0 && r->ops->fault)
+        own = KS_WORKER_LOST;
+    if (own == KS_WORKER_LOST && ks_comm_size(r->comm) > 1)
+        ks_log_warn("%s: this rank renders no more, the others take over its points", err->text);
     ks_error ending = KS_ERROR_NONE;
-    int all = ks_worker_end(r->worker, own, own < 0 ? &ending : err);
+    int all = ks_worker_end(r->worker, own, own < 0 || own == KS_WORKER_LOST ? &ending : err);
+    if (is_root(r) && all == KS_WORKER_LOST)
+        all = end_lost(r, own, err);
     r->summary->rendering_seconds = ks_seconds() - began;
     if (own < 0 && !is_root(r))
         ks_error_wrap(err, "rank %d", ks_comm_rank(r->comm));
@@ -464,7 +518,7 @@ static int summarise(run *r, ks_error *err)
     ks_renderer_stats(r->renderer, &s);
     double decoding = ks_renderer_decode_seconds(r->renderer);
     double sums[7] = {(double)s.rows, (double)s.rows_saved, (double)r->full.rows, (double)r->full.slots, s.network_seconds,
-                      s.other_seconds - decoding, decoding};
+                      s.seconds - s.network_seconds - decoding, decoding};
     if (ks_comm_sum(r->comm, sums, 7, err))
         return -1;
     r->summary->rows = sums[0];
@@ -519,7 +573,8 @@ static int finish_idle(run *r, ks_error *err)
 /* Collective. 0 done, 1 stopped, -1 failed. */
 static int run_job(run *r, ks_error *err)
 {
-    if (agree(r, open_job(r, err), err) || agree(r, is_root(r) ? decide(r, err) : 0, err) || share_decisions(r, err))
+    if (agree(r, load_job(r, err), err) || share_model(r, err) || agree(r, open_job(r, err), err) ||
+        agree(r, is_root(r) ? decide(r, err) : 0, err) || share_decisions(r, err))
         return -1;
     name_output(r);
     if (r->complete || r->idle) {
@@ -540,6 +595,8 @@ static void run_close(run *r)
     ks_resume_close(&r->resume);
     ks_selection_free(&r->selection);
     ks_claim_close(r->claim);
+    ks_map_close(&r->model.map);
+    ks_shared_file_close(&r->model);
     ks_setup_close(&r->setup);
     if (r->ops)
         r->ops->free(r->ops);
@@ -549,7 +606,7 @@ static void run_close(run *r)
 int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err)
 {
     *summary = (ks_run_summary){0};
-    run r = {.options = options, .summary = summary, .started = ks_seconds()};
+    run r = {.options = options, .summary = summary, .model = {.fd = -1}, .started = ks_seconds()};
     r.comm = ks_comm_start(err);
     if (!r.comm)
         return KS_EXIT_BAD_INPUT;

@@ -5,10 +5,15 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "cluster/renderer.h"
+#include "cluster/text.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
 
-enum { CELL = 8, CPU_ROWS = 8, GPU_ROWS = 16, ROWS_AT_MOST = 64 };
+enum { CELL = 8, CPU_ROWS = 8, GPU_ROWS = 16, ROWS_AT_MOST = 64, USUAL_TOKENS = 77 };
+
+/* What the libraries and the estimate's roughness leave of the memory for rows. */
+static const double SHARE_OF_MEMORY = 0.7;
 
 static bool uses_text(const ks_conditioning *values, int count)
 {
@@ -47,8 +52,17 @@ static int check_parts(ks_setup *s, ks_error *err)
 
 int ks_setup_open(ks_setup *s, ks_job *job, ks_error *err)
 {
+    ks_map map;
     *s = (ks_setup){.job = job};
-    s->file = ks_safetensors_open(job->model, err);
+    if (ks_map_open(job->model, &map, err))
+        return ks_error_wrap(err, "%s: model", job->path);
+    return ks_setup_open_mapped(s, job, map, err);
+}
+
+int ks_setup_open_mapped(ks_setup *s, ks_job *job, ks_map model, ks_error *err)
+{
+    *s = (ks_setup){.job = job};
+    s->file = ks_safetensors_of_map(job->model, model, err);
     if (!s->file || ks_model_detect(s->file, &s->config, err))
         return ks_error_wrap(err, "%s: model", job->path);
     resolve_prediction(job, &s->config);
@@ -154,6 +168,12 @@ int ks_setup_share(ks_setup *s, ks_comm *comm, ks_error *err)
                : 0;
 }
 
+void ks_setup_close_model(ks_setup *s)
+{
+    ks_safetensors_close(s->file);
+    s->file = NULL;
+}
+
 void ks_setup_close(ks_setup *s)
 {
     ks_conditions_free(s->conditions);
@@ -196,30 +216,72 @@ static int element_bytes(const ks_ops *ops)
     return strcmp(ops->precision, "fp32") ? 2 : 4;
 }
 
-double ks_setup_weight_bytes(const ks_setup *s, const ks_ops *ops)
+/* Parameters of the file whose names begin with a prefix. */
+static double parameters_under(const ks_safetensors *file, const char *prefix)
 {
-    return element_bytes(ops) * (double)s->config.parameters;
+    double sum = 0;
+    for (int i = 0; i < ks_safetensors_count(file); i++) {
+        const char *name = ks_safetensors_name(file, i);
+        ks_view view;
+        if (!strncmp(name, prefix, strlen(prefix)) && ks_safetensors_find(file, name, &view) == 1)
+            sum += (double)ks_view_elements(&view);
+    }
+    return sum;
 }
 
-double ks_setup_row_bytes(const ks_setup *s, const ks_ops *ops)
+/* Tensors of a latent's size that a lane may hold for each of its rows: the sampler's, x, what the network sees and its output. */
+enum { LANE_TENSORS = 12 };
+
+ks_memory_need ks_setup_memory(const ks_setup *s, const ks_ops *ops)
 {
-    return ks_unet_activation_bytes(&s->config.unet, s->shape[2], s->shape[3], element_bytes(ops));
+    const ks_model_config *c = &s->config;
+    int element = element_bytes(ops), height = s->shape[2], width = s->shape[3];
+    int tokens = c->text.present ? c->text.tokens : USUAL_TOKENS;
+    double parameters = (double)c->parameters;
+    ks_memory_need need = {0};
+    if (s->texts)
+        parameters += parameters_under(s->file, c->text.prefix);
+    if (s->job->images) {
+        parameters += parameters_under(s->file, c->vae.prefix);
+        need.decoding = ks_decode_bytes(&c->vae, height, width, element);
+    }
+    need.weights = element * parameters;
+    need.fixed = need.weights + need.decoding + KS_SHARE_BYTES;
+    need.row = ks_unet_activation_bytes(&c->unet, height, width, element) +
+               2 * ks_unet_conditioning_bytes(&c->unet, tokens, element) +
+               LANE_TENSORS * sizeof(float) * (double)s->shape[1] * height * width;
+    return need;
+}
+
+/* Not even one row fits, or not those that were asked for. */
+static int refuse_memory(const ks_setup *s, const ks_ops *ops, ks_memory_need need, int rows, double memory, ks_error *err)
+{
+    bool gpu = strcmp(ops->name, "cpu") != 0;
+    char weights[32], decoding[32], row[32], all[32], left[32];
+    ks_size_text(need.weights, weights, sizeof weights);
+    ks_size_text(need.decoding, decoding, sizeof decoding);
+    ks_size_text(need.row, row, sizeof row);
+    ks_size_text(need.fixed + rows * need.row, all, sizeof all);
+    ks_size_text(memory, left, sizeof left);
+    return ks_error_set(err, "%s: network calls of %d row%s of %d x %d pixels need about %s of memory in %s (weights %s, decoding %s, "
+                        "a row %s), and %s are free for a rank on %s: use %s, or %s", s->job->path, rows, rows > 1 ? "s" : "",
+                        CELL * s->shape[3], CELL * s->shape[2], all, ops->precision, weights, decoding, row, left, ops->device,
+                        rows > 1 ? "fewer parallel.batch_rows" : "a smaller picture", gpu ? "a larger GPU" : "fewer ranks");
 }
 
 int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, int *rows, ks_error *err)
 {
     bool gpu = strcmp(ops->name, "cpu") != 0;
-    int sharing = gpu ? 1 : ranks, least = gpu ? GPU_ROWS : CPU_ROWS;
+    int least = gpu ? GPU_ROWS : CPU_ROWS;
     double calls = (double)ks_job_samples(s->job) / s->shape[0];
     double wanted = ops->threads > least ? ops->threads : least;
     double useful = calls * ks_setup_rows_per_call(s);
-    double memory = (double)ops->memory_free(ops) / sharing;
-    double weights = ks_setup_weight_bytes(s, ops), row = ks_setup_row_bytes(s, ops);
-    double fitting = floor(0.7 * (memory - weights) / row);
-    if (fitting < 1)
-        return ks_error_set(err, "the model needs %.1f GiB and each row of %d x %d pixels %.1f GiB more; %.1f GiB of %s memory "
-                            "are free for this rank", weights / 0x1p30, CELL * s->shape[3], CELL * s->shape[2],
-                            row / 0x1p30, memory / 0x1p30, ops->name);
-    *rows = (int)fmax(1, fmin(fmin(wanted, ROWS_AT_MOST), fmin(useful, fitting)));
+    double memory = (double)ops->memory_free(ops) / (gpu ? 1 : ranks);
+    ks_memory_need need = ks_setup_memory(s, ops);
+    double fitting = floor((memory - need.fixed) / need.row);
+    if (fitting < fmax(*rows, 1))
+        return refuse_memory(s, ops, need, *rows ? *rows : 1, memory, err);
+    if (!*rows)
+        *rows = (int)fmax(1, fmin(fmin(wanted, ROWS_AT_MOST), fmin(useful, SHARE_OF_MEMORY * fitting)));
     return 0;
 }

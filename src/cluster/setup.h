@@ -35,6 +35,12 @@ typedef struct ks_setup {
  * contents are read beyond input latents. */
 int ks_setup_open(ks_setup *s, ks_job *job, ks_error *err);
 
+/* The same with the model's bytes, which it takes over too. */
+int ks_setup_open_mapped(ks_setup *s, ks_job *job, ks_map model, ks_error *err);
+
+/* Lets the model's file go, whose weights have been taken to the device. */
+void ks_setup_close_model(ks_setup *s);
+
 /* Reads every conditioning and latent from its file, holds it against the model and makes its digest. */
 int ks_setup_check(ks_setup *s, ks_error *err);
 
@@ -49,12 +55,17 @@ void ks_setup_close(ks_setup *s);
 /* Network rows that one KSampler call asks for at once: the most over the sweep. */
 int ks_setup_rows_per_call(const ks_setup *s);
 
-/* Rows of a network call for this sweep, from its size and the device's free memory. ranks: that share a CPU's memory. Fails when not even one
- * row fits. */
+/* Rows of a network call. *rows 0: chosen for this sweep, from its size and the device's free memory; else that many, which must
+ * fit. ranks: that share a CPU's memory. Fails with what is needed and what is free when they do not, or not even one row does. */
 int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, int *rows, ks_error *err);
 
-/* Device bytes of the UNet's weights, and of one row's activations. */
-double ks_setup_weight_bytes(const ks_setup *s, const ks_ops *ops);
-double ks_setup_row_bytes(const ks_setup *s, const ks_ops *ops);
+/* Device bytes of a run, roughly. */
+typedef struct ks_memory_need {
+    double weights;  /* of the networks that it uses */
+    double decoding; /* one picture */
+    double fixed;    /* both, and first rows that are shared */
+    double row;      /* of a network call: activations, keys and values of its conditioning, the lane's latents */
+} ks_memory_need;
+ks_memory_need ks_setup_memory(const ks_setup *s, const ks_ops *ops);
 
 #endif

@@ -140,7 +140,9 @@ static void write_others(const show *s)
             k++;
         if (own_keys[k])
             continue;
-        fprintf(s->out, ",\n  \"%s\": ", key);
+        fputs(",\n  ", s->out);
+        ks_json_write_string(s->out, key);
+        fputs(": ", s->out);
         write_value(s->out, v, s->info->job_path);
     }
 }
@@ -182,9 +184,12 @@ static void write_prediction(const show *s)
 static void write_run(const show *s, uint64_t row)
 {
     const ks_store_info *i = s->info;
-    fprintf(s->out,
-            ",\n  \"noise_device\": \"%s\",\n  \"precision\": \"%s\",\n  \"device\": \"%s\"",
-            i->noise_device, i->precision, i->backend);
+    const char *const recorded[][2] = {
+        {"noise_device", i->noise_device}, {"precision", i->precision}, {"device", i->backend}};
+    for (size_t k = 0; k < sizeof recorded / sizeof *recorded; k++) {
+        fprintf(s->out, ",\n  \"%s\": ", recorded[k][0]);
+        ks_json_write_string(s->out, recorded[k][1]);
+    }
     write_prediction(s);
     fprintf(s->out, ",\n  \"parallel\": {\"tensor\": %d, \"rows\": %d, \"batch_rows\": %d}",
             s->job->tensor, s->job->rows, i->batch_rows);
@@ -232,6 +237,11 @@ char *ks_show(const char *output, uint64_t number, ks_error *err)
     s.job = s.doc ? ks_job_of_output(s.info, err) : NULL;
     if (!s.job)
         goto cleanup;
+    if (row.index >= ks_job_samples(s.job)) {
+        ks_error_set(err, "%s: row %llu is of sample %llu, and its job has %llu", output, (unsigned long long)number,
+                     (unsigned long long)row.index, (unsigned long long)ks_job_samples(s.job));
+        goto cleanup;
+    }
     ks_job_sample(s.job, row.index, &s.sample);
     s.out = open_memstream(&text, &size);
     rc = s.out ? write_job(&s, number, err) : ks_error_set(err, "%s: out of memory", output);

@@ -190,7 +190,8 @@ static void note_rows(ks_worker *w, int from, const ks_message *m)
     w->peers[from].saved = (double)m->c;
 }
 
-/* Rank 0: a rank has left its engine; when it failed or was stopped, so are the others. */
+/* Rank 0: a rank has left its engine; when it failed or was stopped, so are the others. One that lost its device leaves its points
+ * to them. */
 static int note_end(ks_worker *w, int from, const ks_message *m, ks_error *err)
 {
     int outcome = (int)m->flags - 1;
@@ -198,11 +199,13 @@ static int note_end(ks_worker *w, int from, const ks_message *m, ks_error *err)
         w->peers[from].ended = true;
         w->ended++;
     }
-    w->worst = worse(w->worst, outcome);
     note_rows(w, from, m);
     if (!outcome)
         return 0;
     ks_coordinator_lost(w->coordinator, from, ks_seconds());
+    if (outcome == KS_WORKER_LOST)
+        return 0;
+    w->worst = worse(w->worst, outcome);
     return stop_all(w, err);
 }
 
@@ -372,7 +375,9 @@ int ks_worker_end(ks_worker *w, int outcome, ks_error *err)
         return -1;
     if (!w->coordinator)
         return outcome;
-    return serve_until(w, all_ended, err) ? -1 : w->worst;
+    if (serve_until(w, all_ended, err))
+        return -1;
+    return w->worst || ks_coordinator_complete(w->coordinator) ? w->worst : KS_WORKER_LOST;
 }
 
 int ks_worker_release(ks_worker *w, int outcome, ks_error *err)

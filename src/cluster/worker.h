@@ -31,8 +31,10 @@ int ks_worker_expect(ks_worker *w, double point_seconds, ks_error *err);
  * flight, so it may sleep a little. *finished: no work will come any more. */
 int ks_worker_poll(ks_worker *w, bool idle, bool *finished, ks_error *err);
 
-/* Tells that this rank's rendering has ended (outcome: 0 done, 1 stopped, -1 failed). Rank 0 then serves the others until all
- * have ended, and gets the worst outcome of all; other ranks get their own back. */
+/* Tells that this rank's rendering has ended (outcome: 0 done, 1 stopped, -1 failed, or KS_WORKER_LOST: its device has failed, and
+ * others take over its points). Rank 0 then serves the others until all have ended, and gets the worst outcome of
+ * all, where lost ranks count only if points are left over and nothing else went wrong; other ranks get their own back. */
+enum { KS_WORKER_LOST = 2 };
 int ks_worker_end(ks_worker *w, int outcome, ks_error *err);
 
 /* Rank 0, when all is collected: lets the others go with the run's outcome. */

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/hash.h"
@@ -160,6 +161,9 @@ static void add_digest(ks_job *job, const ks_lines *l)
 
 static int read_file(ks_lines *l, ks_error *err)
 {
+    struct stat file;
+    if (!stat(l->path, &file) && !S_ISREG(file.st_mode)) /* a pipe or a device may never end */
+        return ks_error_set(err, "%s: is not a plain file", l->path);
     l->bytes = ks_read_file(l->path, LARGEST_FILE, &l->size, err);
     if (!l->bytes)
         return -1;

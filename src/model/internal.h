@@ -40,6 +40,32 @@ struct ks_model {
     ks_call_arrays host_arrays, device_arrays;
 };
 
+/* --- decode.c --- */
+
+/* Device memory that decoding one latent after another needs. */
+typedef struct ks_decoding {
+    float *latent, *floats;
+    const float **pointer; /* to latent, followed by the number 1 */
+    uint8_t *rgb;
+} ks_decoding;
+
+/* For latents of so many values, and pictures. The end takes what a failed beginning has left, too. */
+int ks_decoding_begin(ks_decoding *d, ks_ops *ops, size_t latent, size_t values, ks_error *err);
+void ks_decoding_end(ks_decoding *d, ks_ops *ops);
+
+/* Decodes one host latent as a whole to host memory; rgb, floats: NULL where not wanted. Waits. */
+int ks_decode_piece(ks_model *m, ks_decoding *d, const float *latent, int height, int width, uint8_t *rgb, float *floats,
+                    ks_error *err);
+
+/* --- decode_tiles.c --- */
+
+/* In cells: 1024 pixels of the usual decoder, which fade over 256. */
+enum { KS_TILE_SIDE = 128, KS_TILE_OVERLAP = 32 };
+
+/* The same in tiles of at most side x side cells that overlap by `overlap` or more and fade into each other. */
+int ks_decode_tiles(ks_model *m, const float *latent, int height, int width, int side, int overlap, uint8_t *rgb, float *floats,
+                    ks_error *err);
+
 struct ks_cond {
     ks_model *model;
     ks_kv_source source; /* its arrays follow this struct */

@@ -66,7 +66,8 @@ int ks_model_forward(ks_model *m, const float *x, const int *timesteps, ks_cond 
                      int n, int height, int width, float *out, ks_error *err);
 
 /* Decodes n latents (host [n, C, H, W], ComfyUI units) to host [n, 8H, 8W, 3] bytes. floats: NULL,
- * or [n, 8H, 8W, 3] of the decoder's raw output. */
+ * or [n, 8H, 8W, 3] of the decoder's raw output. A picture that would take more than 12 GiB (above 2400 x 2400 pixels for the
+ * usual decoder in fp16) is put together from tiles, which differs a little: the decoder's norms see a tile each. */
 int ks_model_decode(ks_model *m, const float *latent, int n, int height, int width, uint8_t *rgb,
                     float *floats, ks_error *err);
 
@@ -75,5 +76,11 @@ int ks_model_decode(ks_model *m, const float *latent, int n, int height, int wid
 double ks_unet_macs(const ks_unet_config *c, int height, int width, int tokens);
 /* Device bytes of one row's activations at their peak, roughly, at `element` bytes each. */
 double ks_unet_activation_bytes(const ks_unet_config *c, int height, int width, int element);
+/* Device bytes of one conditioning's keys and values. */
+double ks_unet_conditioning_bytes(const ks_unet_config *c, int tokens, int element);
+/* Device bytes that decoding one latent as a whole takes at its peak, roughly. */
+double ks_vae_activation_bytes(const ks_vae_config *c, int height, int width, int element);
+/* The same as ks_model_decode does it: in tiles where the whole takes more than 12 GiB. */
+double ks_decode_bytes(const ks_vae_config *c, int height, int width, int element);
 
 #endif

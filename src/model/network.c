@@ -185,6 +185,22 @@ static void queue_call(void *arg)
     ks_unet_run(&q->m->unet, q->m->ops, &q->call);
 }
 
+/* Queues the call, on the device's clock where it has one. */
+static int run_call(const ks_model *m, queued_call *queued, ks_error *err)
+{
+    ks_ops *ops = m->ops;
+    int result = 0;
+    if (ops->clock_begin)
+        ops->clock_begin(ops, KS_CLOCK_NETWORK);
+    if (ops->replay)
+        result = ops->replay(ops, key_of_call(m, &queued->call), queue_call, queued, err);
+    else
+        queue_call(queued);
+    if (ops->clock_end)
+        ops->clock_end(ops);
+    return result;
+}
+
 /* The one shape of a call's rows. */
 static int shape_of(const ks_model *m, const ks_net_row *row, int n, int *height, int *width,
                     ks_error *err)
@@ -231,10 +247,7 @@ int ks_model_rows(ks_model *m, const ks_net_row *row, int n, ks_error *err)
                  .one = a->one,
                  .kv = m->pool.kv},
     };
-    if (m->ops->replay)
-        return m->ops->replay(m->ops, key_of_call(m, &queued.call), queue_call, &queued, err);
-    queue_call(&queued);
-    return 0;
+    return run_call(m, &queued, err);
 }
 
 /* n rows of device latents x to out. */

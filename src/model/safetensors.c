@@ -256,15 +256,22 @@ static int read_header(ks_safetensors *st, ks_error *err)
     return 0;
 }
 
-ks_safetensors *ks_safetensors_open(const char *path, ks_error *err)
+ks_safetensors *ks_safetensors_of_map(const char *path, ks_map map, ks_error *err)
 {
     ks_safetensors *st = ks_calloc(1, sizeof *st);
     st->path = ks_strdup(path);
-    if (ks_map_open(path, &st->map, err) != 0 || read_header(st, err) != 0) {
+    st->map = map;
+    if (read_header(st, err) != 0) {
         ks_safetensors_close(st);
         return NULL;
     }
     return st;
+}
+
+ks_safetensors *ks_safetensors_open(const char *path, ks_error *err)
+{
+    ks_map map;
+    return ks_map_open(path, &map, err) != 0 ? NULL : ks_safetensors_of_map(path, map, err);
 }
 
 void ks_safetensors_close(ks_safetensors *st)

@@ -6,12 +6,15 @@
 
 #include "backend/ops.h"
 #include "base/error.h"
+#include "base/file.h"
 
 typedef struct ks_safetensors ks_safetensors;
 
 /* Fails on a header that is cut, longer than 100 MB (the format's limit) or not what the format
  * says; on shapes that do not fill their bytes; and on data with holes or overlaps. */
 ks_safetensors *ks_safetensors_open(const char *path, ks_error *err);
+/* The same of bytes that are mapped already; path is for messages. Takes the map over, also when it fails. */
+ks_safetensors *ks_safetensors_of_map(const char *path, ks_map map, ks_error *err);
 void ks_safetensors_close(ks_safetensors *st);
 
 const char *ks_safetensors_path(const ks_safetensors *st);

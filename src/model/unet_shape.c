@@ -153,3 +153,13 @@ double ks_unet_activation_bytes(const ks_unet_config *c, int height, int width, 
     }
     return (skips + 2 * widest + scratch) * element;
 }
+
+double ks_unet_conditioning_bytes(const ks_unet_config *c, int tokens, int element)
+{
+    ks_unet_stage stage[KS_UNET_STAGES];
+    int count = ks_unet_stages(c, stage);
+    double values = 0, label = c->adm_channels ? 4.0 * c->model_channels : 0;
+    for (int i = 0; i < count; i++)
+        values += stage[i].transformer ? 2.0 * stage[i].depth * stage[i].out * tokens : 0;
+    return values * element + label * sizeof(float);
+}

@@ -70,19 +70,29 @@ static void attend(const ks_vae_attention *a, ks_ops *ops, ks_act x)
     ops->unwind(ops, mark);
 }
 
-/* The widest activation between blocks, in values. */
-static int widest(const ks_vae_config *c, int height, int width)
+/* The widest activation between blocks. */
+static ks_act widest(const ks_vae_config *c, int height, int width)
 {
-    int most = 0;
+    ks_act most = {0};
+    double values = 0;
     for (int level = 0; level < c->levels; level++) {
         int factor = 1 << (c->levels - 1 - level);
         int in = level + 1 < c->levels ? c->channels[level + 1] : c->channels[level];
-        int wide = in > c->channels[level] ? in : c->channels[level];
-        int size = height * factor * width * factor * wide;
-        if (size > most)
-            most = size;
+        ks_act a = {.n = 1, .h = height * factor, .w = width * factor};
+        a.c = in > c->channels[level] ? in : c->channels[level];
+        if ((double)a.h * a.w * a.c > values)
+            most = a;
+        values = (double)most.h * most.w * most.c;
     }
     return most;
+}
+
+/* Both buffers and the inside of a residual block, as wide; the picture in float32 and in bytes. */
+double ks_vae_activation_bytes(const ks_vae_config *c, int height, int width, int element)
+{
+    ks_act wide = widest(c, height, width);
+    double pixels = (double)height * width * ks_vae_factor(c) * ks_vae_factor(c);
+    return 4.0 * wide.h * wide.w * wide.c * element + pixels * c->out_channels * (element + 4 + 1);
 }
 
 /* Two buffers that the blocks pass the picture to and fro in; a block of equal widths works in
@@ -129,8 +139,9 @@ ks_act ks_vae_decode(const ks_vae *v, ks_ops *ops, const float *const *x, const 
     ks_act out = ops->act(ops, 1, height * factor, width * factor, c->out_channels);
     ks_act latent = ops->act(ops, 1, height, width, c->embed_channels);
     ks_act z = ops->act(ops, 1, height, width, c->z_channels);
+    ks_act wide = widest(c, height, width);
     for (int i = 0; i < 2; i++)
-        p.buffer[i] = ops->act(ops, 1, 1, 1, widest(c, height, width)).data;
+        p.buffer[i] = ops->act(ops, 1, wide.h, wide.w, wide.c).data;
     ops->from_latents(ops, latent, x, one);
     ops->linear(ops, z, latent, v->post_quant, KS_ACT_NONE, (ks_act){0});
     p.x = next(&p, height, width, top);

@@ -6,6 +6,11 @@
 #include "sampling/lane.h"
 #include "sampling/rows.h"
 
+typedef struct ks_device_clock {
+    double seconds;
+    int64_t calls;
+} ks_device_clock;
+
 struct ks_engine {
     ks_ops *ops;
     int rows;
@@ -16,11 +21,36 @@ struct ks_engine {
     ks_lane **lane; /* in flight, in the order they started */
     int lanes, lane_room;
     ks_lane *unused;
+    ks_lane *leaving, **leaving_end; /* ended lanes whose results are under way to the host, oldest first */
+    uint64_t leaving_fence;          /* they are there by then */
+    uint64_t call_fence;             /* behind the last network call */
     ks_net_row *net;             /* [rows] of the call being made */
     int channels, height, width; /* of every latent in flight */
     bool dry;                    /* next() has once given nothing */
+    ks_device_clock clock; /* when the engine was made */
     ks_engine_stats stats;
 };
+
+/* What the device's clock says of its network calls so far; zeros where it has none. */
+static ks_device_clock device_clock(const ks_engine *e)
+{
+    ks_device_clock at = {0};
+    if (e->ops->clock_seconds)
+        at.seconds = e->ops->clock_seconds(e->ops, KS_CLOCK_NETWORK, &at.calls);
+    return at;
+}
+
+/* The network's time and the calls that it is of: the device's where it has a clock, for there the host's says nothing. */
+static void read_clock(const ks_engine *e, ks_engine_stats *stats)
+{
+    if (!e->ops->clock_seconds) {
+        stats->calls_timed = stats->calls;
+        return;
+    }
+    ks_device_clock now = device_clock(e);
+    stats->network_seconds = now.seconds - e->clock.seconds;
+    stats->calls_timed = now.calls - e->clock.calls;
+}
 
 ks_engine *ks_engine_new(ks_ops *ops, int rows, size_t share_bytes, ks_error *err)
 {
@@ -38,12 +68,15 @@ ks_engine *ks_engine_new(ks_ops *ops, int rows, size_t share_bytes, ks_error *er
     e->batcher.pool = &e->pool;
     e->batcher.share_bytes = share_bytes;
     e->net = ks_calloc((size_t)rows, sizeof *e->net);
+    e->leaving_end = &e->leaving;
+    e->clock = device_clock(e);
     return e;
 }
 
 void ks_engine_stats_get(const ks_engine *engine, ks_engine_stats *stats)
 {
     *stats = engine->stats;
+    read_clock(engine, stats);
 }
 
 /* Runs the lane until it waits for a network call, a norm, or has ended. */
@@ -215,7 +248,44 @@ static void recycle(ks_engine *e, ks_lane *lane)
     e->unused = lane;
 }
 
-/* Gives the results of ended lanes to the caller and makes room for others. */
+/* Gives the results that are under way to the caller, when they have come, and makes room for others. */
+static int deliver(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
+{
+    if (!e->leaving)
+        return 0;
+    int status = e->ops->wait ? e->ops->wait(e->ops, e->leaving_fence, err) : e->ops->sync(e->ops, err);
+    while (e->leaving) {
+        ks_lane *lane = e->leaving;
+        e->leaving = lane->next;
+        if (status == 0)
+            status = tell_result(calls, lane, err);
+        recycle(e, lane);
+    }
+    e->leaving_end = &e->leaving;
+    return status;
+}
+
+/* Puts the ended lanes among those that leave. */
+static void take_out_ended(ks_engine *e)
+{
+    int kept = 0;
+    for (int i = 0; i < e->lanes; i++) {
+        ks_lane *lane = e->lane[i];
+        if (lane->state != KS_LANE_ENDED) {
+            e->lane[kept++] = lane;
+            continue;
+        }
+        if (lane->status == 0)
+            read_result(e, lane);
+        lane->next = NULL;
+        *e->leaving_end = lane;
+        e->leaving_end = &lane->next;
+    }
+    e->lanes = kept;
+}
+
+/* Sends the results of ended lanes to the host. A device that works while the host goes on gets its next network call before
+ * they are waited for; any other has them at once. */
 static int finish_ended(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
 {
     int ended = 0;
@@ -225,27 +295,24 @@ static int finish_ended(ks_engine *e, const ks_engine_calls *calls, ks_error *er
         return 0;
     if (ks_vectors_flush(&e->vectors, e->ops, err))
         return -1;
-    for (int i = 0; i < e->lanes; i++)
-        if (e->lane[i]->state == KS_LANE_ENDED && e->lane[i]->status == 0)
-            read_result(e, e->lane[i]);
-    if (e->ops->sync(e->ops, err))
-        return -1;
-    int status = 0, kept = 0;
-    for (int i = 0; i < e->lanes; i++) {
-        ks_lane *lane = e->lane[i];
-        if (lane->state != KS_LANE_ENDED) {
-            e->lane[kept++] = lane;
-            continue;
-        }
-        if (status == 0)
-            status = tell_result(calls, lane, err);
-        recycle(e, lane);
-    }
-    e->lanes = kept;
-    return status;
+    take_out_ended(e);
+    if (!e->ops->fence)
+        return deliver(e, calls, err);
+    e->leaving_fence = e->ops->fence(e->ops);
+    return 0;
 }
 
 /* --- the loop --- */
+
+/* Waits for the call before the one just queued: the device has work, and the host is never further ahead than that. */
+static int await_last_call(ks_engine *e, ks_error *err)
+{
+    if (!e->ops->fence)
+        return 0;
+    uint64_t last = e->call_fence;
+    e->call_fence = e->ops->fence(e->ops);
+    return e->stats.calls > 0 ? e->ops->wait(e->ops, last, err) : 0;
+}
 
 static int call_network(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
 {
@@ -255,6 +322,8 @@ static int call_network(ks_engine *e, const ks_engine_calls *calls, ks_error *er
     int n = ks_batcher_take(&e->batcher, e->net, e->rows);
     int status = calls->network(calls->self, e->net, n, err);
     e->stats.network_seconds += ks_seconds() - begin;
+    if (status == 0)
+        status = await_last_call(e, err);
     e->stats.calls++;
     e->stats.rows += n;
     e->stats.slots += e->rows;
@@ -290,6 +359,8 @@ static int run(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
     for (;;) {
         if (fill(e, calls, &empty, err) || settle(e, calls, err))
             return -1;
+        if (e->lanes == 0 && deliver(e, calls, err))
+            return -1;
         if (finished && empty && e->lanes == 0)
             return 0;
         int status = calls->poll ? calls->poll(calls->self, e->lanes == 0, &finished, err) : 0;
@@ -297,7 +368,7 @@ static int run(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
             return status;
         if (e->lanes == 0)
             continue;
-        if (call_network(e, calls, err) || advance_all(e, err) || settle(e, calls, err))
+        if (call_network(e, calls, err) || deliver(e, calls, err) || advance_all(e, err) || settle(e, calls, err))
             return -1;
     }
 }
@@ -307,6 +378,12 @@ static void drop(ks_engine *e)
 {
     ks_vectors_drop(&e->vectors);
     ks_batcher_forget(&e->batcher);
+    while (e->leaving) {
+        ks_lane *lane = e->leaving;
+        e->leaving = lane->next;
+        recycle(e, lane);
+    }
+    e->leaving_end = &e->leaving;
     for (int i = 0; i < e->lanes; i++) {
         ks_rows_release(e->lane[i], &e->batcher);
         recycle(e, e->lane[i]);
@@ -316,11 +393,12 @@ static void drop(ks_engine *e)
 
 int ks_engine_run(ks_engine *engine, const ks_engine_calls *calls, ks_error *err)
 {
-    double begin = ks_seconds(), network = engine->stats.network_seconds;
+    double begin = ks_seconds();
     int status = run(engine, calls, err);
+    if (status > 0 && deliver(engine, calls, err)) /* what had ended before the stop is kept */
+        status = -1;
     drop(engine);
-    network = engine->stats.network_seconds - network;
-    engine->stats.other_seconds += ks_seconds() - begin - network;
+    engine->stats.seconds += ks_seconds() - begin;
     return status;
 }
 

@@ -76,7 +76,8 @@ typedef struct ks_engine_calls {
     /* Next call to start into *call: 1 filled, 0 none now, -1 failed. What *call points to must
      * live until next is called again, conds until the lane ends. Called whenever there is room. */
     int (*next)(void *self, ks_call *call, ks_error *err);
-    /* A call has ended. -1 stops the engine. */
+    /* A call has ended; on a device that works while the host goes on, this is told when its next network call has been
+     * queued. -1 stops the engine. */
     int (*done)(void *self, const ks_result *result, ks_error *err);
     /* Runs n (1..rows) rows of one height and width; the implementation pads to its fixed number.
      * Queues on ops, need not wait. */
@@ -93,7 +94,9 @@ typedef struct ks_engine_stats {
     int64_t slots;                             /* calls * rows per call */
     int64_t rows_saved;                        /* rows that an earlier equal first row answered */
     int64_t rows_before_dry, slots_before_dry; /* counted until next() first gave 0 */
-    double network_seconds, other_seconds;
+    double seconds;         /* of ks_engine_run, when it is over */
+    double network_seconds; /* of the calls_timed oldest calls: on a GPU by its own clock, which lags behind */
+    int64_t calls_timed;
 } ks_engine_stats;
 
 typedef struct ks_engine ks_engine;

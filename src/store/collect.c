@@ -138,6 +138,7 @@ static void remove_shards(ks_sources *s)
                         (unsigned long long)shard->left_out);
         }
     }
+    ks_checked_remove(s->dir);
     rmdir(s->dir);
 }
 

@@ -142,6 +142,107 @@ bool ks_h5_is_float16(hid_t type)
     return H5Tget_class(type) == H5T_FLOAT && H5Tget_size(type) == 2;
 }
 
+/* --- files that come from strangers --- */
+
+static herr_t refuse_link(const char *parent, const char *group, const char *file, const char *object, unsigned *flags,
+                          hid_t list, void *data)
+{
+    (void)parent, (void)group, (void)file, (void)object, (void)flags, (void)list, (void)data;
+    return -1;
+}
+
+/* Whether the path stays beside or below the file that names it. */
+static bool stays_below(const char *name)
+{
+    if (name[0] == '/')
+        return false;
+    for (const char *part = name; part; part = strchr(part, '/') ? strchr(part, '/') + 1 : NULL)
+        if (!strncmp(part, "..", 2) && (part[2] == '/' || !part[2]))
+            return false;
+    return true;
+}
+
+/* Whether the data set of that file is a virtual one itself, or has its data elsewhere. HDF5 follows a circle of them until
+ * the stack is full. A file that is not there is no harm: it reads as zeros. */
+static bool leads_on(const char *path, const char *name)
+{
+    hid_t file = access(path, R_OK) ? -1 : ks_h5_open(path, NULL, NULL);
+    hid_t set = file < 0 ? -1 : H5Dopen2(file, name, H5P_DEFAULT), list = set < 0 ? -1 : H5Dget_create_plist(set);
+    bool leads = list >= 0 && (H5Pget_layout(list) == H5D_VIRTUAL || H5Pget_external_count(list) > 0);
+    ks_h5_close(&list);
+    ks_h5_close(&set);
+    if (file >= 0)
+        H5Fclose(file);
+    return leads;
+}
+
+/* Whether all sources of a virtual data set in the file `path` are data sets of files below it. */
+static bool sources_stay_below(const char *path, hid_t list)
+{
+    size_t count = 0;
+    char name[4096], set[256], last[sizeof name] = "", last_set[sizeof set] = "";
+    bool stay = H5Pget_virtual_count(list, &count) >= 0;
+    for (size_t i = 0; i < count && stay; i++) {
+        ssize_t n = H5Pget_virtual_filename(list, i, name, sizeof name);
+        ssize_t m = H5Pget_virtual_dsetname(list, i, set, sizeof set);
+        stay = n >= 0 && n < (ssize_t)sizeof name && m >= 0 && m < (ssize_t)sizeof set && stays_below(name) &&
+               strcmp(name, ".");
+        if (!stay || (!strcmp(name, last) && !strcmp(set, last_set)))
+            continue;
+        char *source = ks_path_beside(path, name);
+        stay = source && !leads_on(source, set);
+        free(source);
+        strcpy(last, name);
+        strcpy(last_set, set);
+    }
+    return stay;
+}
+
+static int check_storage(hid_t set, const char *path, const char *name, ks_error *err)
+{
+    hid_t list = H5Dget_create_plist(set);
+    bool outside = list < 0 || H5Pget_external_count(list) > 0 ||
+                   (H5Pget_layout(list) == H5D_VIRTUAL && !sources_stay_below(path, list));
+    ks_h5_close(&list);
+    H5Eclear2(H5E_DEFAULT);
+    return outside ? ks_error_set(err, "%s: /%s has its data in files elsewhere, which is refused: copy them into one file", path,
+                                  name)
+                   : 0;
+}
+
+hid_t ks_h5_open_set(hid_t file, const char *path, const char *name, ks_error *err)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_ACCESS), set = -1;
+    if (list < 0 || H5Pset_elink_cb(list, refuse_link, NULL) < 0 || (set = H5Dopen2(file, name, list)) < 0)
+        ks_h5_fail(err, "%s: cannot open /%s", path, name);
+    ks_h5_close(&list);
+    if (set >= 0 && check_storage(set, path, name, err))
+        ks_h5_close(&set);
+    return set;
+}
+
+/* Deflate makes at most 1032 bytes of one (https://zlib.net/zlib_tech.html), and small files are mostly metadata. */
+enum { MOST_EXPANSION = 1032, SMALL_FILE = 1 << 16 };
+
+int ks_h5_check_claim(hid_t set, const char *path, const char *name, uint64_t values, ks_error *err)
+{
+    hsize_t size = 0;
+    uint64_t bytes = UINT64_MAX;
+    hid_t file = H5Iget_file_id(set), list = H5Dget_create_plist(set), type = H5Dget_type(set);
+    bool is_virtual = list >= 0 && H5Pget_layout(list) == H5D_VIRTUAL;
+    if (type < 0 || __builtin_mul_overflow(values, (uint64_t)H5Tget_size(type), &bytes))
+        bytes = UINT64_MAX;
+    bool fits = is_virtual || (file >= 0 && H5Fget_filesize(file, &size) >= 0 &&
+                               bytes / MOST_EXPANSION <= size + SMALL_FILE);
+    ks_h5_close(&type);
+    ks_h5_close(&list);
+    if (file >= 0)
+        H5Fclose(file);
+    return fits ? 0
+                : ks_error_set(err, "%s: /%s claims %llu bytes, which a file of %llu bytes cannot hold", path, name,
+                               (unsigned long long)bytes, (unsigned long long)size);
+}
+
 static hid_t text_type(void)
 {
     hid_t type = H5Tcopy(H5T_C_S1);
@@ -248,6 +349,8 @@ int ks_h5_get_bytes(hid_t set, const char *path, char **bytes, size_t *size, ks_
     ks_h5_close(&space);
     if (n < 1 || n > LARGEST_TEXT)
         return ks_error_set(err, "%s: a list of bytes has an impossible length", path);
+    if (ks_h5_check_claim(set, path, "info", (uint64_t)n, err))
+        return -1;
     *size = (size_t)n;
     *bytes = malloc(*size);
     if (!*bytes)
@@ -262,9 +365,19 @@ int ks_h5_get_bytes(hid_t set, const char *path, char **bytes, size_t *size, ks_
 
 enum { LARGEST_RANK = 8 };
 
+/* Whether each item of these sizes, whose first axis counts the items, has the bytes that are expected. */
+static bool items_fit(const hsize_t *size, int rank, hid_t type, size_t expected)
+{
+    uint64_t bytes = H5Tget_size(type);
+    bool overflow = false;
+    for (int i = 1; i < rank; i++)
+        overflow |= __builtin_mul_overflow(bytes, (uint64_t)size[i], &bytes);
+    return !overflow && bytes == expected;
+}
+
 /* Selects the items in a new copy of the set's space (*file_space) and makes a space of their shape
- * in memory. */
-static int select_items(hid_t set, uint64_t first, uint64_t count, hid_t *file_space,
+ * in memory. -1 also when they have other sizes than `item` bytes of the type in memory. */
+static int select_items(hid_t set, hid_t type, uint64_t first, uint64_t count, size_t item, hid_t *file_space,
                         hid_t *memory_space)
 {
     hsize_t start[LARGEST_RANK] = {first}, size[LARGEST_RANK] = {0};
@@ -272,7 +385,7 @@ static int select_items(hid_t set, uint64_t first, uint64_t count, hid_t *file_s
     int rank = H5Sget_simple_extent_ndims(*file_space);
     if (rank < 1 || rank > LARGEST_RANK || H5Sget_simple_extent_dims(*file_space, size, NULL) < 0)
         return -1;
-    if (first > size[0] || count > size[0] - first)
+    if (first > size[0] || count > size[0] - first || (item && !items_fit(size, rank, type, item)))
         return -1;
     size[0] = count;
     *memory_space = H5Screate_simple(rank, size, NULL);
@@ -282,11 +395,11 @@ static int select_items(hid_t set, uint64_t first, uint64_t count, hid_t *file_s
 }
 
 int ks_h5_read_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count,
-                     void *out, ks_error *err)
+                     void *out, size_t item, ks_error *err)
 {
     hid_t there = -1, here = -1;
     int status = 0;
-    if (select_items(set, first, count, &there, &here) ||
+    if (select_items(set, type, first, count, item, &there, &here) ||
         H5Dread(set, type, here, there, H5P_DEFAULT, out) < 0)
         status = ks_h5_fail(err, "%s: cannot read rows %llu to %llu", path,
                             (unsigned long long)first, (unsigned long long)(first + count - 1));
@@ -300,7 +413,7 @@ int ks_h5_write_items(hid_t set, const char *path, hid_t type, uint64_t first, u
 {
     hid_t there = -1, here = -1;
     int status = 0;
-    if (select_items(set, first, count, &there, &here) ||
+    if (select_items(set, type, first, count, 0, &there, &here) ||
         H5Dwrite(set, type, here, there, H5P_DEFAULT, data) < 0)
         status = ks_h5_fail(err, "%s: cannot write", path);
     ks_h5_close(&there);

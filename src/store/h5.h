@@ -48,14 +48,23 @@ int ks_h5_put_u64(hid_t object, const char *path, const char *name, uint64_t val
 int ks_h5_put_real(hid_t object, const char *path, const char *name, double value, ks_error *err);
 int ks_h5_get_u64(hid_t object, const char *path, const char *name, uint64_t *value, ks_error *err);
 
+/* A data set of a file that may come from a stranger. One that would read other files than those beside and below this one
+ * (external links, external storage, virtual sources by an absolute path or by "..") is refused. */
+hid_t ks_h5_open_set(hid_t file, const char *path, const char *name, ks_error *err);
+
+/* Refuses to read so many values of a data set, where its file could not hold them however well they were compressed: asked
+ * before memory is taken for them. Virtual data sets, whose bytes lie elsewhere, are believed. */
+int ks_h5_check_claim(hid_t set, const char *path, const char *name, uint64_t values, ks_error *err);
+
 /* One-dimensional data sets: UTF-8 strings, and bytes (*bytes is new memory, free() it). */
 int ks_h5_put_strings(hid_t file, const char *path, const char *name, char *const *text, int count,
                       ks_error *err);
 int ks_h5_get_bytes(hid_t set, const char *path, char **bytes, size_t *size, ks_error *err);
 
-/* Reads or writes items [first, first + count) of a data set's first axis, the others whole. */
+/* Reads or writes items [first, first + count) of a data set's first axis, the others whole. item: bytes that one has in
+ * out; a data set with items of another size is refused. */
 int ks_h5_read_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count,
-                     void *out, ks_error *err);
+                     void *out, size_t item, ks_error *err);
 int ks_h5_write_items(hid_t set, const char *path, hid_t type, uint64_t first, uint64_t count,
                       const void *data, ks_error *err);
 

@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "store/h5.h"
 
-enum { LARGEST_SIDE = 1 << 20, PIXELS = 8 };
+enum { LARGEST_SIDE = 1 << 20, PIXELS = 8, MOST_VALUES = 1 << 28 }; /* of a latent */
 
 /* The texts that are attributes of the same form in every file. */
 static const struct {
@@ -88,7 +88,7 @@ int ks_info_check(const ks_store_info *info, ks_error *err)
             return ks_error_set(err, "a latent of [%d, %d, %d] cannot be stored", side[0], side[1],
                                 side[2]);
     if ((int64_t)side[1] * side[2] > INT32_MAX / (64 * 3) ||
-        (int64_t)side[0] * side[1] * side[2] > INT32_MAX / 4)
+        (int64_t)side[0] * side[1] * side[2] > MOST_VALUES)
         return ks_error_set(err, "a latent of [%d, %d, %d] is too large to store", side[0], side[1],
                             side[2]);
     if (info->positives < 0 || info->negatives < 0 || info->latents < 0)
@@ -271,8 +271,11 @@ static int read_pairs(hid_t file, const char *path, ks_store_info *info, double 
     size_t size = 0;
     uint64_t check = 0;
     int status = -1;
-    if (KS_H5(set = H5Dopen2(file, "info", H5P_DEFAULT), err,
-              "%s: is not an output of ksweep: it has no /info", path) ||
+    if (H5Lexists(file, "info", H5P_DEFAULT) <= 0) {
+        ks_error_set(err, "%s: is not an output of ksweep: it has no /info", path);
+        goto cleanup;
+    }
+    if ((set = ks_h5_open_set(file, path, "info", err)) < 0 ||
         ks_h5_get_u64(set, path, "check", &check, err) ||
         ks_h5_get_bytes(set, path, &bytes, &size, err))
         goto cleanup;
@@ -298,8 +301,7 @@ static int read_shape(hid_t file, const char *path, ks_store_info *info, ks_erro
     int status = -1;
     hsize_t size[4] = {0};
     hid_t set = -1, space = -1, type = -1;
-    if (KS_H5(set = H5Dopen2(file, "latents", H5P_DEFAULT), err, "%s: cannot open /latents",
-              path) ||
+    if ((set = ks_h5_open_set(file, path, "latents", err)) < 0 ||
         KS_H5(space = H5Dget_space(set), err, "%s: cannot read /latents", path) ||
         KS_H5(type = H5Dget_type(set), err, "%s: cannot read /latents", path))
         goto cleanup;

@@ -1,12 +1,13 @@
 #include "store/latent_file.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "model/safetensors.h"
 #include "store/h5.h"
+
+enum { MOST = 1 << 28 }; /* values: a batch of 4096 latents of 1024 x 1024 pixels in 4 channels */
 
 /* What ComfyUI's LoadLatent multiplies latents of the format's first version by. */
 static const float OLD_FORMAT_SCALE = (float)(1.0 / 0.18215);
@@ -21,7 +22,7 @@ static int set_shape(const char *path, const char *name, int rank, const int64_t
                             name, rank);
     shape[0] = 1;
     for (int i = 0; i < rank; i++) {
-        if (size[i] < 1 || size[i] > INT_MAX || (total *= size[i]) > INT_MAX)
+        if (size[i] < 1 || size[i] > MOST || (total *= size[i]) > MOST)
             return ks_error_set(err, "%s: %s has a size that no latent has (axis %d is %lld)", path,
                                 name, i, (long long)size[i]);
         shape[i + 4 - rank] = (int)size[i];
@@ -32,6 +33,14 @@ static int set_shape(const char *path, const char *name, int rank, const int64_t
 static size_t elements(const int shape[4])
 {
     return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2] * (size_t)shape[3];
+}
+
+static float *new_values(const char *path, const int shape[4], ks_error *err)
+{
+    float *values = malloc(elements(shape) * sizeof *values);
+    if (!values)
+        ks_error_set(err, "%s: no memory for latents of [%d, %d, %d, %d]", path, shape[0], shape[1], shape[2], shape[3]);
+    return values;
 }
 
 /* The values of one item of a batch in place of all of them. */
@@ -57,7 +66,8 @@ static int read_safetensors(const char *path, const char *name, int64_t index, f
         set_shape(path, name, view.rank, view.shape, shape, err))
         goto cleanup;
     size_t count = elements(shape);
-    *values = ks_calloc(count, sizeof **values);
+    if (!(*values = new_values(path, shape, err)))
+        goto cleanup;
     if (ks_view_floats(&view, *values, err)) {
         ks_error_wrap(err, "%s: %s", path, name);
         goto cleanup;
@@ -99,8 +109,7 @@ static int read_hdf5(const char *path, const char *name, int64_t index, float **
     hid_t set = -1, file = ks_h5_open(path, NULL, err);
     if (file < 0)
         return -1;
-    if (KS_H5(set = H5Dopen2(file, name, H5P_DEFAULT), err, "%s: cannot open data set /%s", path,
-              name) ||
+    if ((set = ks_h5_open_set(file, path, name, err)) < 0 ||
         look_at(set, path, name, &rank, size, err))
         goto cleanup;
     if (index >= size[0]) {
@@ -111,9 +120,11 @@ static int read_hdf5(const char *path, const char *name, int64_t index, float **
     bool item = index >= 0;
     if (set_shape(path, name, rank - item, size + item, shape, err))
         goto cleanup;
-    *values = ks_calloc(elements(shape), sizeof **values);
-    status = ks_h5_read_items(set, path, H5T_NATIVE_FLOAT, item ? (uint64_t)index : 0,
-                              item ? 1 : (uint64_t)size[0], *values, err);
+    uint64_t items = item ? 1 : (uint64_t)size[0];
+    if (ks_h5_check_claim(set, path, name, elements(shape), err) || !(*values = new_values(path, shape, err)))
+        goto cleanup;
+    status = ks_h5_read_items(set, path, H5T_NATIVE_FLOAT, item ? (uint64_t)index : 0, items, *values,
+                              elements(shape) / items * sizeof **values, err);
 cleanup:
     ks_h5_close(&set);
     H5Fclose(file);

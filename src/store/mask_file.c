@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "model/safetensors.h"
@@ -40,6 +41,14 @@ static size_t elements(const int shape[3])
     return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2];
 }
 
+static float *new_values(const char *path, const int shape[3], ks_error *err)
+{
+    float *values = malloc(elements(shape) * sizeof *values);
+    if (!values)
+        ks_error_set(err, "%s: no memory for masks of %d x %d x %d", path, shape[0], shape[1], shape[2]);
+    return values;
+}
+
 static int need_name(const char *path, const char *name, ks_error *err)
 {
     if (name)
@@ -58,7 +67,8 @@ static int read_safetensors(const char *path, const char *name, float **values, 
     if (need_name(path, name, err) || ks_safetensors_get(st, name, &view, err) ||
         set_shape(path, name, view.rank, view.shape, shape, err))
         goto cleanup;
-    *values = ks_calloc(elements(shape), sizeof **values);
+    if (!(*values = new_values(path, shape, err)))
+        goto cleanup;
     status = ks_view_floats(&view, *values, err);
     if (status)
         ks_error_wrap(err, "%s: %s", path, name);
@@ -77,8 +87,7 @@ static int read_hdf5(const char *path, const char *name, float **values, int sha
     if (file < 0)
         return -1;
     if (need_name(path, name, err) ||
-        KS_H5(set = H5Dopen2(file, name, H5P_DEFAULT), err, "%s: cannot open data set /%s", path,
-              name) ||
+        (set = ks_h5_open_set(file, path, name, err)) < 0 ||
         KS_H5(space = H5Dget_space(set), err, "%s: /%s", path, name))
         goto cleanup;
     int rank = H5Sget_simple_extent_dims(space, held, NULL);
@@ -86,8 +95,10 @@ static int read_hdf5(const char *path, const char *name, float **values, int sha
         size[i] = held[i] > INT64_MAX ? INT64_MAX : (int64_t)held[i];
     if (set_shape(path, name, rank, size, shape, err))
         goto cleanup;
-    *values = ks_calloc(elements(shape), sizeof **values);
-    status = ks_h5_read_items(set, path, H5T_NATIVE_FLOAT, 0, (uint64_t)size[0], *values, err);
+    if (ks_h5_check_claim(set, path, name, elements(shape), err) || !(*values = new_values(path, shape, err)))
+        goto cleanup;
+    status = ks_h5_read_items(set, path, H5T_NATIVE_FLOAT, 0, (uint64_t)size[0], *values,
+                              elements(shape) / (size_t)size[0] * sizeof **values, err);
 cleanup:
     ks_h5_close(&space);
     ks_h5_close(&set);
@@ -134,6 +145,16 @@ static void on_warning(png_structp png, png_const_charp text)
     (void)png, (void)text;
 }
 
+/* A picture has a bit a pixel or more, and deflate makes at most 1032 bytes of one: a file that claims more is refused before
+ * memory is taken for it. */
+static int check_claim(const reading *r, const int shape[3], ks_error *err)
+{
+    struct stat file;
+    if (fstat(fileno(r->f), &file) == 0 && elements(shape) / (8 * 1032) <= (size_t)file.st_size)
+        return 0;
+    return ks_error_set(err, "%s: claims %d x %d pixels, which so small a file cannot hold", r->path, shape[2], shape[1]);
+}
+
 /* Whatever the file holds becomes RGBA bytes, values as they are stored. Leaves by longjmp when the
  * library fails. */
 static int read_rgba(reading *r, int shape[3], ks_error *err)
@@ -142,7 +163,7 @@ static int read_rgba(reading *r, int shape[3], ks_error *err)
     png_read_info(r->png, r->info);
     const int64_t size[2] = {png_get_image_height(r->png, r->info),
                              png_get_image_width(r->png, r->info)};
-    if (set_shape(r->path, "the picture", 2, size, shape, err))
+    if (set_shape(r->path, "the picture", 2, size, shape, err) || check_claim(r, shape, err))
         return -1;
     png_set_expand(r->png);
     png_set_scale_16(r->png);
@@ -150,7 +171,8 @@ static int read_rgba(reading *r, int shape[3], ks_error *err)
     png_set_add_alpha(r->png, 255, PNG_FILLER_AFTER);
     png_set_interlace_handling(r->png);
     png_read_update_info(r->png, r->info);
-    r->rgba = ks_calloc(elements(shape), CHANNELS);
+    if (!(r->rgba = calloc(elements(shape), CHANNELS)))
+        return ks_error_set(err, "%s: no memory for %d x %d pixels", r->path, shape[2], shape[1]);
     r->line = ks_calloc((size_t)shape[1], sizeof *r->line);
     for (int y = 0; y < shape[1]; y++)
         r->line[y] = r->rgba + (size_t)y * (size_t)shape[2] * CHANNELS;
@@ -178,8 +200,9 @@ static int read_png(const char *path, const char *name, float **values, int shap
         status = try_png(&r, shape, err);
     else
         ks_error_set(err, "%s: cannot be read", path);
+    if (status == 0 && !(*values = new_values(path, shape, err)))
+        status = -1;
     if (status == 0) {
-        *values = ks_calloc(elements(shape), sizeof **values);
         for (size_t i = 0; i < elements(shape); i++) {
             int byte = r.rgba[i * CHANNELS + (size_t)channel];
             (*values)[i] = (float)(channel == ALPHA ? 255 - byte : byte) / 255.0F;

@@ -152,10 +152,9 @@ static int load_index(ks_output *o, uint64_t first, uint64_t count, ks_error *er
 {
     ks_source *s = ks_sources_use(o->sources, o->out, err);
     hid_t set;
-    if (!s || KS_H5(set = H5Dopen2(s->file, "row_of_index", H5P_DEFAULT), err,
-                    "%s: cannot open /row_of_index", s->path))
+    if (!s || (set = ks_h5_open_set(s->file, s->path, "row_of_index", err)) < 0)
         return -1;
-    int status = ks_h5_read_items(set, s->path, H5T_NATIVE_UINT64, first, count, o->index, err);
+    int status = ks_h5_read_items(set, s->path, H5T_NATIVE_UINT64, first, count, o->index, sizeof *o->index, err);
     ks_h5_close(&set);
     o->index_first = first;
     o->index_count = status ? 0 : count;

@@ -53,10 +53,8 @@ static int open_sets(ks_source *s, ks_error *err)
 {
     hid_t type = -1;
     int status = -1;
-    if (KS_H5(s->latents = H5Dopen2(s->file, "latents", H5P_DEFAULT), err,
-              "%s: cannot open /latents", s->path) ||
-        KS_H5(s->samples = H5Dopen2(s->file, "samples", H5P_DEFAULT), err,
-              "%s: cannot open /samples", s->path) ||
+    if ((s->latents = ks_h5_open_set(s->file, s->path, "latents", err)) < 0 ||
+        (s->samples = ks_h5_open_set(s->file, s->path, "samples", err)) < 0 ||
         KS_H5(type = H5Dget_type(s->samples), err, "%s: cannot read /samples", s->path))
         goto cleanup;
     if (!ks_table_type_fits(type, false)) {
@@ -65,8 +63,7 @@ static int open_sets(ks_source *s, ks_error *err)
     }
     s->checked = ks_table_type_fits(type, true);
     s->images = H5Lexists(s->file, "images", H5P_DEFAULT) > 0;
-    if (s->images && KS_H5(s->pictures = H5Dopen2(s->file, "images", H5P_DEFAULT), err,
-                           "%s: cannot open /images", s->path))
+    if (s->images && (s->pictures = ks_h5_open_set(s->file, s->path, "images", err)) < 0)
         goto cleanup;
     s->is_virtual = layout_is_virtual(s->latents);
     s->row_type = ks_table_memory_type(s->checked);
@@ -85,7 +82,9 @@ static int count_rows(ks_source *s, ks_error *err)
         return ks_error_set(err, "%s: its data sets have no rows", s->path);
     int64_t rows = table < latents ? table : latents;
     s->rows = (uint64_t)(rows < pictures ? rows : pictures);
-    return 0;
+    if (layout_is_virtual(s->samples))
+        return ks_error_set(err, "%s: /samples is not ksweep's table: it is a virtual data set", s->path);
+    return ks_h5_check_claim(s->samples, s->path, "samples", s->rows, err);
 }
 
 static int reopen(ks_source *s, ks_error *err)
@@ -103,6 +102,7 @@ static int reopen(ks_source *s, ks_error *err)
 /* The first opening: also all that is known of the file afterwards. */
 static int open_first(ks_source *s, ks_error *err)
 {
+    s->mark = ks_file_mark_of(s->path);
     hid_t file = ks_h5_open(s->path, &s->plain, err);
     ks_store_info *info = file < 0 ? NULL : ks_info_read(file, s->path, &s->created, err);
     int status = info ? 0 : -1;
@@ -259,18 +259,18 @@ ks_source *ks_sources_use(ks_sources *s, int i, ks_error *err)
 int ks_source_table(ks_source *s, uint64_t first, uint64_t count, ks_table_row *out, ks_error *err)
 {
     memset(out, 0, (size_t)count * sizeof *out);
-    return ks_h5_read_items(s->samples, s->path, s->row_type, first, count, out, err);
+    return ks_h5_read_items(s->samples, s->path, s->row_type, first, count, out, sizeof *out, err);
 }
 
 int ks_source_latents(ks_source *s, uint64_t first, uint64_t count, void *out, ks_error *err)
 {
-    return ks_h5_read_items(s->latents, s->path, s->latent_type, first, count, out, err);
+    return ks_h5_read_items(s->latents, s->path, s->latent_type, first, count, out, ks_source_latent_bytes(s), err);
 }
 
 int ks_source_pictures(ks_source *s, uint64_t first, uint64_t count, uint8_t *out, ks_error *err)
 {
     if (s->images)
-        return ks_h5_read_items(s->pictures, s->path, H5T_NATIVE_UINT8, first, count, out, err);
+        return ks_h5_read_items(s->pictures, s->path, H5T_NATIVE_UINT8, first, count, out, ks_source_picture_bytes(s), err);
     memset(out, 0, (size_t)count * ks_source_picture_bytes(s));
     return 0;
 }
@@ -359,7 +359,7 @@ int ks_sources_walk(ks_sources *s, int only, ks_see_row *see, void *self, uint64
     int status = 0;
     ks_table_row *block = ks_calloc(WALK_ROWS, sizeof *block);
     for (int i = 0; i < s->count && !status; i++)
-        if (s->item[i].usable && !s->item[i].is_virtual && (only < 0 || only == i))
+        if (s->item[i].usable && !s->item[i].is_virtual && !s->item[i].passed_over && (only < 0 || only == i))
             status = walk_source(s, i, block, see, self, bad, err);
     free(block);
     return status;

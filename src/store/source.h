@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "store/checked.h"
 #include "store/store.h"
 #include "store/table.h"
 
@@ -17,9 +18,11 @@ typedef struct ks_source {
     bool is_virtual, checked; /* a virtual data set; rows carry a check */
     int channels, height, width;
     bool float16, images;
-    uint64_t rows; /* when it was first opened */
+    uint64_t rows; /* when it was first opened, */
+    ks_file_mark mark; /* and the file just before that */
     double created;
     ks_hash128 sweep;  /* ks_info_sweep */
+    bool passed_over;  /* ks_sources_walk leaves it out */
     uint64_t left_out; /* done rows that have no place in the sweep (ks_places_build) */
     hid_t file, samples, latents, pictures, row_type, latent_type; /* -1 while it is closed */
     uint64_t used;
@@ -67,7 +70,7 @@ bool ks_source_latent_good(ks_source *s, uint64_t place, const ks_table_row *t);
 bool ks_source_fits(const ks_source *s, const ks_store_info *info);
 
 /* Calls see for every good row of every usable source (of source `only`, when not -1) that is not a
- * virtual OUT; *bad grows by the rows that are not good. Ends with -1 when see fails. */
+ * virtual OUT, nor passed over; *bad grows by the rows that are not good. Ends with -1 when see fails. */
 typedef int ks_see_row(void *self, int source, uint64_t place, const ks_table_row *t,
                        ks_error *err);
 int ks_sources_walk(ks_sources *s, int only, ks_see_row *see, void *self, uint64_t *bad,

@@ -18,8 +18,8 @@ def text(value):
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-class ComfyUI(Case):
-    """Cases of samplers.h5 through job files, with conditionings and latents from files."""
+class GoldenRuns(Case):
+    """Cases through job files, with conditionings and latents from files."""
 
     def export(self, f, case):
         """The case's conditionings and latent as files; its job file."""
@@ -37,13 +37,13 @@ class ComfyUI(Case):
                                                    "latent_format_version_0": np.zeros(0, np.float32)})
         model, extra = MODELS[text(at["model"])]
         return self.job(model=os.path.join(GOLDEN, model + ".safetensors"), latent_image={"file": "in.latent"},
-                        noise_device="cpu", seed=int(at["seed"]), steps=int(at["steps"]), cfg=float(at["cfg"]),
-                        denoise=float(at["denoise"]), sampler_name=text(at["sampler"]), scheduler=text(at["scheduler"]),
-                        **sides, **extra)
+                        noise_device=text(at.get("noise_device", b"cpu")), seed=int(at["seed"]), steps=int(at["steps"]),
+                        cfg=float(at["cfg"]), denoise=float(at["denoise"]), sampler_name=text(at["sampler"]),
+                        scheduler=text(at["scheduler"]), **sides, **extra)
 
-    def check(self, group):
-        with h5py.File(os.path.join(GOLDEN, "samplers.h5")) as f:
-            cases = [c for name, c in f[group].items() if name in SUPPORTED and text(c.attrs["status"]) == "ok"]
+    def check(self, group, file="samplers.h5", samplers=SUPPORTED):
+        with h5py.File(os.path.join(GOLDEN, file)) as f:
+            cases = [c for name, c in f[group].items() if name in samplers and text(c.attrs["status"]) == "ok"]
             self.assertTrue(cases)
             for number, case in enumerate(cases):
                 with self.subTest(case=case.name):
@@ -52,6 +52,10 @@ class ComfyUI(Case):
                     got, want = self.latents(out), case["output"][...]
                     error = np.linalg.norm((got - want).ravel()) / np.linalg.norm(want.ravel())
                     self.assertLessEqual(error, float(case.attrs["suggested_rtol"]))
+
+
+class ComfyUI(GoldenRuns):
+    """Cases of samplers.h5."""
 
     def test_karras(self):
         self.check("main/karras")
@@ -67,6 +71,13 @@ class ComfyUI(Case):
 
     def test_cfg_1_with_a_batch_of_2(self):
         self.check("cfg1_batch2/normal")
+
+
+class TorchOnAGPU(GoldenRuns):
+    """Cases of cuda.h5: PyTorch's runs with its CUDA generator."""
+
+    def test_noise_from_the_cuda_generator(self):
+        self.check("main/karras", "cuda.h5", ["euler_ancestral", "seeds_3", "dpmpp_2m_sde", "dpmpp_sde_gpu"])
 
 
 class Demo(Case):

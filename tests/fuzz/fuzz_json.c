@@ -1,13 +1,12 @@
 /* libFuzzer target: any bytes as a JSON document. What parses must print, and what was printed must
  * parse and print the same.
- *
- * Build: clang -g -O1 -std=c17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -Iinclude
- *        tests/fuzz/fuzz_json.c src/base/[a-z]*.c -lcjson -lxxhash -lcrypto -lpthread -lm */
+ */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
+#include "scratch.h"
 
 /* Asks every question of every value. */
 static void ask(ks_json v)
@@ -28,8 +27,6 @@ static void ask(ks_json v)
     for (int i = 0; i < ks_json_size(v); i++)
         ask(ks_json_is_array(v) ? ks_json_at(v, i) : ks_json_member(v, i, &text));
 }
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

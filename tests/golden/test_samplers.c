@@ -1,5 +1,6 @@
 /* Whole sampling runs against ComfyUI: every case of samplers.h5 and features.h5 goes through the
- * lane engine on the CPU backend, many at once, and is compared within its own tolerance.
+ * lane engine on the CPU backend, many at once, and is compared within its own tolerance. So does every case of
+ * cuda.h5, which PyTorch made on a GPU with its CUDA generator (tools/cuda-golden).
  *
  * Three cases are known to be further away than their suggested tolerance: see `known`. */
 #include <setjmp.h>
@@ -234,6 +235,19 @@ static void read_batch_index(const suite *s, run_case *c)
     c->call.batch_index = c->batch_index;
 }
 
+/* The generator inside samplers: cuda.h5 names it, the other files have the CPU's. */
+static void read_noise_device(const suite *s, run_case *c)
+{
+    c->call.noise_device = (ks_noise_device){.kind = KS_NOISE_CPU};
+    if (!golden_has(s->file, c->path, "noise_device"))
+        return;
+    ks_error err = KS_ERROR_NONE;
+    char *text = golden_text(s->file, c->path, "noise_device");
+    if (ks_noise_device_parse(text, &c->call.noise_device, &err) != 0)
+        fail_msg("%s: %s", c->path, err.text);
+    free(text);
+}
+
 static void read_case(suite *s, const char *path, const char *model, const ks_sampler *sampler)
 {
     s->item = ks_realloc(s->item, (size_t)s->items + 1, sizeof *s->item);
@@ -256,7 +270,7 @@ static void read_case(suite *s, const char *path, const char *model, const ks_sa
     c->call.latent_scale = ks_model_config_of(s->at.model)->latent_scale_factor;
     c->call.add_noise = !(golden_has(s->file, path, "disable_noise") &&
                           golden_integer(s->file, path, "disable_noise"));
-    c->call.noise_device = (ks_noise_device){.kind = KS_NOISE_CPU};
+    read_noise_device(s, c);
     c->call.positives = read_side(s, c, "positive", c->positive);
     c->call.negatives = read_side(s, c, "negative", c->negative);
     read_noise_mask(s, c);
@@ -408,7 +422,7 @@ static void run_engine(suite *s)
     print_message(
         "%s %dx%d: %d cases, %d rows in %d calls, %d saved; network %.1f s, other %.1f s\n",
         s->weights, s->height, s->width, s->items, (int)stats.rows, (int)stats.calls,
-        (int)stats.rows_saved, stats.network_seconds, stats.other_seconds);
+        (int)stats.rows_saved, stats.network_seconds, stats.seconds - stats.network_seconds);
     ks_engine_free(engine);
 }
 
@@ -486,11 +500,18 @@ static void every_feature_matches_comfyui(void **state)
     run_file("features.h5");
 }
 
+static void every_noisy_sampler_matches_torch_with_its_cuda_generator(void **state)
+{
+    (void)state;
+    run_file("cuda.h5");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_sampler_matches_comfyui_on_every_scheduler_and_model),
         cmocka_unit_test(every_feature_matches_comfyui),
+        cmocka_unit_test(every_noisy_sampler_matches_torch_with_its_cuda_generator),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -169,6 +169,19 @@ static double value(const tensor *x, int row, int pixel, int channel)
     return (double)get(x->type, x->host, index_of(x, row, pixel, channel));
 }
 
+/* All of them, [n][pixels][c]; the caller frees it. */
+static double *values_of(const tensor *x)
+{
+    const int pixels = x->act.h * x->act.w;
+    const size_t count = (size_t)x->act.n * (size_t)pixels * (size_t)x->act.c;
+    double *all = host_memory(count * sizeof *all), *next = all;
+    for (int i = 0; i < x->act.n; i++)
+        for (int p = 0; p < pixels; p++)
+            for (int c = 0; c < x->act.c; c++)
+                *next++ = value(x, i, p, c);
+    return all;
+}
+
 /* Whether everything between and before the pixels still is as it was poisoned. */
 static int gaps_untouched(const tensor *x)
 {
@@ -270,9 +283,14 @@ static const attention_case attention_cases[] = {
     {3, 3, 70, 80, 2, 80, 0, 0, 1, 0, 0},    {3, 3, 70, 77, 2, 128, 0, 0, 1, 0, 0},
     {3, 3, 64, 64, 2, 160, 0, 0, 1, 0, 0},   {2, 2, 77, 77, 2, 64, 0, 0, 0, 0, 1},
     /* so many heads that a block takes several tiles of queries; a row alone has one a block */
-    {12, 2, 300, 77, 30, 8, 0, 1, 1, 0, 0},  {12, 2, 400, 9, 30, 64, 0, 1, 1, 0, 0},
-    {12, 2, 300, 90, 20, 8, 0, 1, 1, 0, 0},  {12, 2, 300, 5, 24, 80, 0, 1, 1, 0, 0},
-    {12, 2, 300, 3, 24, 136, 0, 1, 1, 0, 0},
+    {12, 2, 300, 77, 30, 8, 0, 1, 1, 0, 0},  {12, 2, 300, 5, 30, 64, 0, 1, 1, 0, 0},
+    {12, 2, 300, 90, 20, 8, 0, 1, 1, 0, 0},  {12, 2, 260, 3, 24, 80, 0, 1, 1, 0, 0},
+    {12, 2, 260, 2, 24, 136, 0, 1, 1, 0, 0},
+    /* so many tiles of queries that a block has several in turn, with other numbers of keys, and
+     * none among them */
+    {6, 3, 70, 400, 46, 8, 0, 1, 1, 0, 0},   {6, 3, 5, 165, 46, 40, 0, 1, 1, 0, 0},
+    {6, 3, 5, 165, 46, 64, 0, 1, 1, 0, 0},   {6, 3, 5, 165, 46, 80, 0, 1, 1, 0, 0},
+    {6, 3, 5, 130, 46, 136, 0, 1, 1, 0, 0},  {6, 6, 200, 200, 23, 8, 1, 0, 0, 0, 0},
 };
 
 typedef struct attention_data {
@@ -368,29 +386,26 @@ static void attention_free(attention_data *d, const attention_case *a)
         must((int)cudaFree(d->device_length), "cudaFree");
 }
 
-/* One query's result in double. weight: room for all keys. */
-static void attend(const attention_case *a, const attention_data *d, int row, int head, int query,
+/* One query of a head in double: out = softmax(q k^T / sqrt(width)) v. k, v: the head's first of
+ * `keys` tokens that are c values apart. weight: room for all keys. */
+static void attend(const double *q, const double *k, const double *v, int keys, int width, size_t c,
                    double *weight, double *out)
 {
-    const int kv_row = d->row ? d->row[row] : row, channel = head * a->width;
-    int keys = tokens_of(a, d, kv_row);
-    if (a->causal && keys > query + 1)
-        keys = query + 1;
     double largest = -INFINITY, sum = 0.0;
     for (int j = 0; j < keys; j++) {
         double dot = 0.0;
-        for (int c = channel; c < channel + a->width; c++)
-            dot += value(&d->q, row, query, c) * value(&d->k, kv_row, j, c);
-        weight[j] = dot / sqrt(a->width);
+        for (int i = 0; i < width; i++)
+            dot += q[i] * k[(size_t)j * c + (size_t)i];
+        weight[j] = dot / sqrt(width);
         largest = fmax(largest, weight[j]);
     }
     for (int j = 0; j < keys; j++)
         sum += weight[j] = exp(weight[j] - largest);
-    for (int c = 0; c < a->width; c++) {
-        out[c] = 0.0;
-        for (int j = 0; j < keys; j++)
-            out[c] += weight[j] / sum * value(&d->v, kv_row, j, channel + c);
-    }
+    for (int i = 0; i < width; i++)
+        out[i] = 0.0;
+    for (int j = 0; j < keys; j++)
+        for (int i = 0; i < width; i++)
+            out[i] += weight[j] / sum * v[(size_t)j * c + (size_t)i];
 }
 
 static double *attention_reference(const attention_case *a, const attention_data *d)
@@ -398,12 +413,21 @@ static double *attention_reference(const attention_case *a, const attention_data
     const size_t c = (size_t)(a->heads * a->width);
     double *want = host_memory((size_t)(a->n * a->q_tokens) * c * sizeof *want);
     double *weight = host_memory((size_t)a->kv_tokens * sizeof *weight);
-    for (int i = 0; i < a->n; i++)
-        for (int h = 0; h < a->heads; h++)
-            for (int q = 0; q < a->q_tokens; q++)
-                attend(a, d, i, h, q, weight,
-                       want + (size_t)(i * a->q_tokens + q) * c + (size_t)(h * a->width));
-    free(weight);
+    double *q = values_of(&d->q), *k = values_of(&d->k), *v = values_of(&d->v);
+    for (int i = 0; i < a->n; i++) {
+        const int kv_row = d->row ? d->row[i] : i, keys = tokens_of(a, d, kv_row);
+        for (int t = 0; t < a->q_tokens; t++)
+            for (int h = 0; h < a->heads; h++) {
+                const size_t channel = (size_t)(h * a->width);
+                const size_t at = (size_t)(i * a->q_tokens + t) * c + channel;
+                const size_t kv = (size_t)(kv_row * a->kv_tokens) * c + channel;
+                attend(q + at, k + kv, v + kv, a->causal && keys > t + 1 ? t + 1 : keys, a->width,
+                       c, weight, want + at);
+            }
+    }
+    void *all[] = {q, k, v, weight};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
     return want;
 }
 

@@ -190,6 +190,74 @@ static void every_operation_is_within_its_bound(void **state)
     assert_int_equal(wrong, 0);
 }
 
+/* --- layers in a row: a product may leave what the next one's norm needs --- */
+
+enum { CHAIN_ROWS = 2, CHAIN_SIDE = 13 };
+
+/* y = x w1^T + y, perhaps y += a, then z = w2 of layer_norm(y): as float32; free() it. */
+static float *chain_result(ks_ops *ops, int in, int c, int out, bool gated, bool changed)
+{
+    const op_case t = {"odd", LINEAR, CHAIN_ROWS, CHAIN_SIDE, CHAIN_SIDE, in, c, 0, 0, 0, 0};
+    operands o = {.ops = ops, .t = &t, .n = CHAIN_ROWS};
+    const ks_act none = {0};
+    ks_act x = new_act(&o, CHAIN_ROWS, CHAIN_SIDE, CHAIN_SIDE, in);
+    ks_act y = new_act(&o, CHAIN_ROWS, CHAIN_SIDE, CHAIN_SIDE, c);
+    ks_act a = new_act(&o, CHAIN_ROWS, CHAIN_SIDE, CHAIN_SIDE, c);
+    ks_act normed = new_act(&o, CHAIN_ROWS, CHAIN_SIDE, CHAIN_SIDE, c);
+    ks_weight *w1 = new_weight(ops, KS_USE_LINEAR, c, in, 0, true);
+    o.w = new_weight(ops, gated ? KS_USE_GEGLU : KS_USE_LINEAR, gated ? 2 * out : out, c, 0, true);
+    o.norm = new_norm(ops, c);
+    o.y = new_act(&o, CHAIN_ROWS, CHAIN_SIDE, CHAIN_SIDE, out);
+    fill(&o, x, 1);
+    fill(&o, y, 2);
+    fill(&o, a, 3);
+    bool absorbed = ops->absorb_norm && ops->absorb_norm(ops, o.w, o.norm, 1e-5f);
+    ops->linear(ops, y, x, w1, KS_ACT_NONE, y);
+    if (changed)
+        ops->add(ops, y, y, a);
+    if (!absorbed)
+        ops->layer_norm(ops, normed, y, o.norm, 1e-5f);
+    if (gated)
+        ops->geglu(ops, o.y, absorbed ? y : normed, o.w);
+    else
+        ops->linear(ops, o.y, absorbed ? y : normed, o.w, KS_ACT_NONE, none);
+    float *result = result_of(&o);
+    ops->weight_free(ops, w1);
+    free_operands(&o);
+    return result;
+}
+
+/* Roundings: of y twice, of the weights or of the norm's result, and what a product and GEGLU have
+ * by themselves. */
+static double chain_bound(ks_dtype type, int in, int c)
+{
+    const double k = in + c, cut = type != KS_F32 ? k / 8 * 0x1p-23 : 0;
+    return 10 * unit_of(type) + 16 * sqrt(k) * 0x1p-24 + cut + 64 * 0x1p-24;
+}
+
+static void a_norm_sees_what_the_layer_before_it_wrote(void **state)
+{
+    (void)state;
+    static const struct {
+        int in, c, out;
+    } shape[] = {{64, 160, 96}, {320, 1280, 320}, {72, 352, 160}, {40, 96, 64}, {40, 50, 64}};
+    for (size_t s = 0; s < sizeof shape / sizeof *shape; s++)
+        for (int k = 0; k < 4; k++) {
+            const int in = shape[s].in, c = shape[s].c, out = shape[s].out;
+            float *right = chain_result(cpu, in, c, out, k & 1, k & 2);
+            for (int p = 0; p < PRECISIONS; p++) {
+                float *got = chain_result(gpu[p], in, c, out, k & 1, k & 2);
+                double error = relative_error(got, right,
+                                              (int64_t)CHAIN_ROWS * CHAIN_SIDE * CHAIN_SIDE * out);
+                if (!(error <= chain_bound(ks_cuda_of(gpu[p])->type, in, c)))
+                    fail_msg("%d > %d > %d, %s, %s: %.2e", in, c, out, k & 1 ? "geglu" : "linear",
+                             gpu[p]->precision, error);
+                free(got);
+            }
+            free(right);
+        }
+}
+
 /* --- what is not an activation in, an activation out --- */
 
 static float *on_device(ks_ops *ops, const float *host, size_t n)
@@ -558,6 +626,7 @@ int main(void)
         cmocka_unit_test(windows_and_masks_agree),
         cmocka_unit_test(error_norms_agree),
         cmocka_unit_test(one_number_that_is_not_finite_is_seen),
+        cmocka_unit_test(a_norm_sees_what_the_layer_before_it_wrote),
         cmocka_unit_test(every_operation_is_within_its_bound),
         cmocka_unit_test(a_failure_is_kept_until_sync_and_then_forgotten),
     };

@@ -5,10 +5,32 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A download whose bytes have not come yet. */
+typedef struct host_arrival {
+    void *host, *bytes;
+    size_t size;
+    uint64_t fence; /* the first one behind it */
+    struct host_arrival *next;
+} host_arrival;
+
 typedef struct host_ops {
     ks_ops ops;
     int live, allocs, limit, lincomb_calls;
+    bool late;
+    uint64_t fences;
+    host_arrival *first, **last;
+    int launches, fail_at;
+    bool failed;
 } host_ops;
+
+/* Whether the next operation runs: one fails as a launch on a GPU does, and those after it do nothing until that is told. */
+static bool runs(ks_ops *ops)
+{
+    host_ops *h = ops->self;
+    if (!h->failed && ++h->launches == h->fail_at)
+        h->failed = true;
+    return !h->failed;
+}
 
 static void *alloc(ks_ops *ops, size_t bytes, ks_error *err)
 {
@@ -31,24 +53,72 @@ static void release(ks_ops *ops, void *memory)
 
 static void upload(ks_ops *ops, void *device, const void *host, size_t bytes)
 {
-    (void)ops;
-    memcpy(device, host, bytes);
+    if (runs(ops))
+        memcpy(device, host, bytes);
+}
+
+/* Bytes for the host: at once, or when a later fence is waited for; until then its memory is spoilt. */
+static void arrive(host_ops *h, void *host, const void *from, size_t size)
+{
+    if (!h->late) {
+        memcpy(host, from, size);
+        return;
+    }
+    host_arrival *a = malloc(sizeof *a);
+    void *bytes = malloc(size);
+    if (!a || !bytes)
+        abort();
+    *a = (host_arrival){.host = host, .bytes = bytes, .size = size, .fence = h->fences};
+    memcpy(bytes, from, size);
+    memset(host, 0xa5, size);
+    *h->last = a;
+    h->last = &a->next;
 }
 
 static void download(ks_ops *ops, void *host, const void *device, size_t bytes)
 {
-    (void)ops;
-    memcpy(host, device, bytes);
+    if (runs(ops))
+        arrive(ops->self, host, device, bytes);
+}
+
+/* Ends the way of the downloads before a fence; deliver: they come. */
+static void settle(host_ops *h, uint64_t fence, bool deliver)
+{
+    while (h->first && h->first->fence <= fence) {
+        host_arrival *a = h->first;
+        if (deliver)
+            memcpy(a->host, a->bytes, a->size);
+        h->first = a->next;
+        free(a->bytes);
+        free(a);
+    }
+    if (!h->first)
+        h->last = &h->first;
+}
+
+static int wait(ks_ops *ops, uint64_t fence, ks_error *err)
+{
+    host_ops *h = ops->self;
+    bool failed = h->failed;
+    settle(h, failed ? UINT64_MAX : fence, !failed);
+    h->failed = false;
+    return failed ? ks_error_set(err, "operation %d fails", h->fail_at) : 0;
 }
 
 static int sync(ks_ops *ops, ks_error *err)
 {
-    (void)ops, (void)err;
-    return 0;
+    return wait(ops, UINT64_MAX, err);
+}
+
+static uint64_t fence(ks_ops *ops)
+{
+    return ((host_ops *)ops->self)->fences++;
 }
 
 static void lincomb(ks_ops *ops, const ks_lincomb_op *op, int count)
 {
+    if (!runs(ops))
+        return;
     ((host_ops *)ops->self)->lincomb_calls++;
     for (int k = 0; k < count; k++)
         for (int64_t i = 0; i < op[k].n; i++) {
@@ -62,7 +132,8 @@ static void lincomb(ks_ops *ops, const ks_lincomb_op *op, int count)
 static void crop(ks_ops *ops, float *out, const float *x, int channels, int height, int width,
                  ks_window at)
 {
-    (void)ops;
+    if (!runs(ops))
+        return;
     for (int c = 0; c < channels; c++)
         for (int i = 0; i < at.h; i++)
             for (int j = 0; j < at.w; j++)
@@ -71,7 +142,8 @@ static void crop(ks_ops *ops, float *out, const float *x, int channels, int heig
 
 static void blend(ks_ops *ops, const ks_blend_op *op)
 {
-    (void)ops;
+    if (!runs(ops))
+        return;
     for (int i = 0; i < op->channels * op->height * op->width; i++) {
         int c = i / (op->height * op->width), y = i / op->width % op->height, x = i % op->width;
         double sum = 0, total = 1e-37;
@@ -91,7 +163,8 @@ static void blend(ks_ops *ops, const ks_blend_op *op)
 
 static void inpaint(ks_ops *ops, const ks_inpaint_op *op)
 {
-    (void)ops;
+    if (!runs(ops))
+        return;
     for (int64_t i = 0; i < op->channels * op->cells; i++) {
         double m = (double)op->mask[i % op->cells], kept = 0;
         for (int t = 0; t < op->terms; t++)
@@ -103,25 +176,30 @@ static void inpaint(ks_ops *ops, const ks_inpaint_op *op)
 static void error_norm(ks_ops *ops, double *out, const float *a, const float *b, const float *c,
                        int64_t n, double atol, double rtol)
 {
-    (void)ops;
+    if (!runs(ops))
+        return;
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
         double size = fmax(fabs((double)b[i]), fabs((double)c[i])), delta = fmax(atol, rtol * size);
         sum += (double)a[i] / delta * ((double)a[i] / delta);
     }
-    *out = sum / (double)n;
+    sum /= (double)n;
+    arrive(ops->self, out, &sum, sizeof sum);
 }
 
 static void all_finite(ks_ops *ops, int *out, const float *a, int64_t n)
 {
-    (void)ops;
-    *out = 1;
+    if (!runs(ops))
+        return;
+    int finite = 1;
     for (int64_t i = 0; i < n; i++)
-        *out &= isfinite(a[i]) != 0;
+        finite &= isfinite(a[i]) != 0;
+    arrive(ops->self, out, &finite, sizeof finite);
 }
 
 static void free_ops(ks_ops *ops)
 {
+    settle(ops->self, UINT64_MAX, false);
     free(ops->self);
 }
 
@@ -131,6 +209,7 @@ ks_ops *host_ops_new(void)
     if (!h)
         abort();
     h->limit = -1;
+    h->last = &h->first;
     h->ops = (ks_ops){.name = "host",
                       .precision = "fp32",
                       .threads = 1,
@@ -168,4 +247,21 @@ int host_ops_lincomb_calls(const ks_ops *ops)
 void host_ops_fail_after(ks_ops *ops, int allocs)
 {
     ((host_ops *)ops->self)->limit = allocs;
+}
+
+void host_ops_be_late(ks_ops *ops)
+{
+    ((host_ops *)ops->self)->late = true;
+    ops->fence = fence;
+    ops->wait = wait;
+}
+
+void host_ops_fail_at(ks_ops *ops, int launch)
+{
+    ((host_ops *)ops->self)->fail_at = launch;
+}
+
+int host_ops_launches(const ks_ops *ops)
+{
+    return ((const host_ops *)ops->self)->launches;
 }

@@ -18,4 +18,11 @@ int host_ops_lincomb_calls(const ks_ops *ops);
 /* alloc number `allocs` and all later ones fail; -1: none does. */
 void host_ops_fail_after(ks_ops *ops, int allocs);
 
+/* From now on as a GPU: what goes to the host comes when a later fence, or all, is waited for. */
+void host_ops_be_late(ks_ops *ops);
+
+/* Operation number `launch`, counted from 1, fails; the next wait tells. 0: none does. */
+void host_ops_fail_at(ks_ops *ops, int launch);
+int host_ops_launches(const ks_ops *ops); /* operations so far */
+
 #endif

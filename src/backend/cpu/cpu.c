@@ -6,12 +6,12 @@
 
 static void *cpu_alloc(ks_ops *ops, size_t bytes, ks_error *err)
 {
-    (void)ops;
     void *memory = ks_cpu_memory(bytes);
     if (memory)
         memset(memory, 0, bytes);
     else
         ks_error_set(err, "no memory for %.1f MiB", (double)bytes / (1 << 20));
+    ops->fault |= !memory;
     return memory;
 }
 
@@ -33,6 +33,7 @@ static int cpu_sync(ks_ops *ops, ks_error *err)
     if (!cpu->failed)
         return 0;
     cpu->failed = false;
+    ops->fault = true;
     return ks_error_set(err, "%s", cpu->failure.text);
 }
 

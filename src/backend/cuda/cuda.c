@@ -35,7 +35,9 @@ static void cuda_free(ks_ops *ops)
     free(c->chunk);
     cudaFree(c->blas_workspace);
     cudaFree(c->small);
+    cudaFree(c->left.pairs);
     ks_cuda_transfer_free(c);
+    ks_cuda_clocks_free(c);
     if (c->blas)
         cublasLtDestroy(c->blas);
     if (c->dnn)
@@ -53,6 +55,11 @@ static const ks_ops operations = {
     .upload = ks_cuda_upload,
     .download = ks_cuda_download,
     .sync = ks_cuda_sync,
+    .fence = ks_cuda_fence,
+    .wait = ks_cuda_wait,
+    .clock_begin = ks_cuda_clock_begin,
+    .clock_end = ks_cuda_clock_end,
+    .clock_seconds = ks_cuda_clock_seconds,
     .mark = ks_cuda_mark,
     .unwind = ks_cuda_unwind,
     .act = ks_cuda_act,
@@ -120,7 +127,7 @@ static int open_device(ks_cuda *c, ks_error *err)
         return ks_error_set(err, "%s", c->failure.text);
     c->blas_workspace = ks_cuda_alloc(&c->ops, BLAS_WORKSPACE, err);
     c->small = c->blas_workspace ? ks_cuda_alloc(&c->ops, ks_cuda_small_bytes(), err) : NULL;
-    return c->small ? ks_cuda_transfer_init(c, err) : -1;
+    return c->small && ks_cuda_transfer_init(c, err) == 0 ? ks_cuda_clocks_init(c, err) : -1;
 }
 
 ks_ops *ks_ops_cuda(int device, const char *precision, ks_error *err)

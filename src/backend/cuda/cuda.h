@@ -48,14 +48,37 @@ typedef struct ks_cuda_uploads {
 typedef struct ks_cuda_arrival {
     void *host;
     size_t at, bytes;
+    uint64_t fence; /* the first one behind it */
 } ks_cuda_arrival;
 
 typedef struct ks_cuda_downloads {
     char *memory;
     size_t used;
-    ks_cuda_arrival *arrival;
+    ks_cuda_arrival *arrival; /* in the order of their fences */
     int arrivals, room;
 } ks_cuda_downloads;
+
+/* Points in the queue: number n has event n mod KS_CUDA_FENCES until so many more were made. */
+enum { KS_CUDA_FENCES = 8 };
+typedef struct ks_cuda_fences {
+    cudaEvent_t event[KS_CUDA_FENCES];
+    uint64_t made;
+} ks_cuda_fences;
+
+/* Stretches of work between two events, in a ring; see clock.c. */
+enum { KS_CUDA_STRETCHES = 32 };
+typedef struct ks_cuda_stretch {
+    cudaEvent_t begin, end;
+    ks_clock kind;
+} ks_cuda_stretch;
+
+typedef struct ks_cuda_clocks {
+    ks_cuda_stretch stretch[KS_CUDA_STRETCHES];
+    int first, pending;
+    bool open; /* the newest has begun and not ended */
+    double seconds[KS_CLOCKS];
+    int64_t count[KS_CLOCKS];
+} ks_cuda_clocks;
 
 /* How a linear layer of a shape is computed; see linear.c. */
 enum { KS_CUDA_LINEAR_KEY = 10, KS_CUDA_CONV_KEY = 20 };
@@ -94,6 +117,15 @@ typedef struct ks_cuda_graph {
     cudaGraphExec_t graph;
 } ks_cuda_graph;
 
+/* Moments of what the last operation wrote, where that was a product which left them for a norm
+ * (ks_cuda_gemm_epilogue.next). of.data: NULL as soon as anything else may have written. */
+typedef struct ks_cuda_moments {
+    ks_act of;
+    int part_columns;
+    float *pairs;
+    size_t bytes;
+} ks_cuda_moments;
+
 typedef struct ks_cuda {
     ks_ops ops;
     int device;
@@ -106,11 +138,14 @@ typedef struct ks_cuda {
 
     ks_cuda_uploads up;
     ks_cuda_downloads down;
+    ks_cuda_fences fences;
+    ks_cuda_clocks clocks;
 
     ks_cuda_chunk *chunk; /* activations */
     int chunks, current;
     size_t used; /* bytes taken of chunk[current] */
 
+    ks_cuda_moments left;
     ks_cuda_linear_plan **linear;
     ks_cuda_conv_plan **conv;
     int linears, convs;
@@ -171,6 +206,16 @@ void ks_cuda_transfer_free(ks_cuda *c);
 void ks_cuda_upload(ks_ops *ops, void *device, const void *host, size_t bytes);
 void ks_cuda_download(ks_ops *ops, void *host, const void *device, size_t bytes);
 int ks_cuda_sync(ks_ops *ops, ks_error *err);
+uint64_t ks_cuda_fence(ks_ops *ops);
+int ks_cuda_wait(ks_ops *ops, uint64_t fence, ks_error *err);
+
+/* --- clock.c --- */
+
+int ks_cuda_clocks_init(ks_cuda *c, ks_error *err);
+void ks_cuda_clocks_free(ks_cuda *c);
+void ks_cuda_clock_begin(ks_ops *ops, ks_clock kind);
+void ks_cuda_clock_end(ks_ops *ops);
+double ks_cuda_clock_seconds(ks_ops *ops, ks_clock kind, int64_t *count);
 
 /* --- weight.c --- */
 
@@ -200,8 +245,8 @@ bool ks_cuda_keeps_rows(ks_cuda *c, const ks_cuda_trial *trial);
 void ks_cuda_linear(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, ks_activation activation,
                     ks_act residual);
 void ks_cuda_geglu(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w);
-/* y = x w^T + bias + residual with the weight read as [out][kh * kw * in]. false: a failure is
- * kept. */
+/* y = x w^T + bias + residual with a weight that is not packed, read as [out][kh * kw * in]. false:
+ * a failure is kept. */
 bool ks_cuda_product(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, bool bias,
                      ks_act residual);
 void ks_cuda_linear_plans_free(ks_cuda *c);

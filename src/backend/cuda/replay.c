@@ -29,6 +29,7 @@ static cudaGraphExec_t capture(ks_cuda *c, void (*work)(void *), void *arg)
     if (!KS_CUDA_CALL(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal)))
         return NULL;
     c->capturing = true;
+    c->left.of.data = NULL; /* nothing of before belongs to what is kept */
     work(arg);
     c->capturing = false;
     bool good = KS_CUDA_CALL(c, cudaStreamEndCapture(c->stream, &graph)) && !c->failed;
@@ -69,10 +70,11 @@ int ks_cuda_replay(ks_ops *ops, uint64_t key, void (*work)(void *arg), void *arg
             continue;
         g->used = c->replays;
         KS_CUDA_CALL(c, cudaGraphLaunch(g->graph, c->stream));
-        return 0;
+        return 0; /* and c->left is of nothing: ks_cuda_runs has seen to it */
     }
     work(arg);
     cudaGraphExec_t made = c->failed ? NULL : capture(c, work, arg);
+    c->left.of.data = NULL;
     if (made)
         *free_place(c) = (ks_cuda_graph){.key = key, .used = c->replays, .graph = made};
     return 0;

@@ -50,6 +50,7 @@ bool ks_cuda_dnn_good(ks_cuda *c, cudnnStatus_t status, const char *what)
 
 bool ks_cuda_runs(ks_cuda *c, bool fits, const char *operation, ks_act y, ks_act x)
 {
+    c->left.of.data = NULL;
     if (c->failed)
         return false;
     if (!fits)
@@ -80,6 +81,7 @@ void *ks_cuda_alloc(ks_ops *ops, size_t bytes, ks_error *err)
         return memory;
     cudaGetLastError();
     cudaFree(memory);
+    ops->fault = true;
     ks_error_set(err, "GPU %d: no memory for %.1f MiB, %.1f MiB are free: %s", c->device,
                  (double)bytes / (1 << 20), (double)ks_cuda_memory_free(ops) / (1 << 20),
                  cudaGetErrorString(status));
@@ -92,6 +94,7 @@ void ks_cuda_release(ks_ops *ops, void *memory)
     ks_cuda *c = ks_cuda_of(ops);
     if (!memory)
         return;
+    c->left.of.data = NULL;
     cudaSetDevice(c->device);
     KS_CUDA_CALL(c, cudaStreamSynchronize(c->stream));
     KS_CUDA_CALL(c, cudaFree(memory));

@@ -15,6 +15,8 @@ int ks_cuda_transfer_init(ks_cuda *c, ks_error *err)
         status = cudaMallocHost((void **)&c->down.memory, ARRIVALS);
     for (int i = 0; status == cudaSuccess && i < KS_CUDA_SEGMENTS; i++)
         status = cudaEventCreateWithFlags(&c->up.done[i], cudaEventDisableTiming);
+    for (int i = 0; status == cudaSuccess && i < KS_CUDA_FENCES; i++)
+        status = cudaEventCreateWithFlags(&c->fences.event[i], cudaEventDisableTiming);
     if (status == cudaSuccess)
         return 0;
     return ks_error_set(err, "GPU %d: no pinned memory for transfers: %s", c->device,
@@ -26,6 +28,9 @@ void ks_cuda_transfer_free(ks_cuda *c)
     for (int i = 0; i < KS_CUDA_SEGMENTS; i++)
         if (c->up.done[i])
             cudaEventDestroy(c->up.done[i]);
+    for (int i = 0; i < KS_CUDA_FENCES; i++)
+        if (c->fences.event[i])
+            cudaEventDestroy(c->fences.event[i]);
     cudaFreeHost(c->up.memory);
     cudaFreeHost(c->down.memory);
     free(c->down.arrival);
@@ -75,15 +80,30 @@ void ks_cuda_upload(ks_ops *ops, void *device, const void *host, size_t bytes)
 
 /* --- downloads --- */
 
+/* Brings what has arrived by a fence to its place; the pinned memory is free again when nothing is under way. */
+static void bring(ks_cuda *c, uint64_t fence)
+{
+    ks_cuda_downloads *down = &c->down;
+    int there = 0;
+    for (; there < down->arrivals && down->arrival[there].fence <= fence; there++) {
+        const ks_cuda_arrival *a = &down->arrival[there];
+        memcpy(a->host, down->memory + a->at, a->bytes);
+    }
+    down->arrivals -= there;
+    if (there > 0 && down->arrivals > 0)
+        memmove(down->arrival, down->arrival + there, (size_t)down->arrivals * sizeof *down->arrival);
+    if (down->arrivals == 0)
+        down->used = 0;
+}
+
 /* Waits for the stream and brings what has arrived to its place. */
 static bool settle(ks_cuda *c)
 {
-    ks_cuda_downloads *down = &c->down;
     bool good = KS_CUDA_CALL(c, cudaStreamSynchronize(c->stream));
-    for (int i = 0; good && i < down->arrivals; i++)
-        memcpy(down->arrival[i].host, down->memory + down->arrival[i].at, down->arrival[i].bytes);
-    down->arrivals = 0;
-    down->used = 0;
+    if (good)
+        bring(c, UINT64_MAX);
+    c->down.arrivals = 0;
+    c->down.used = 0;
     return good;
 }
 
@@ -121,12 +141,24 @@ void ks_cuda_download(ks_ops *ops, void *host, const void *device, size_t bytes)
         ks_cuda_arrival *arrival = new_arrival(c);
         if (!arrival)
             return;
-        *arrival = (ks_cuda_arrival){(char *)host + at, down->used, piece};
+        *arrival = (ks_cuda_arrival){(char *)host + at, down->used, piece, c->fences.made};
         if (!KS_CUDA_CALL(c, cudaMemcpyAsync(down->memory + down->used, (const char *)device + at,
                                              piece, cudaMemcpyDeviceToHost, c->stream)))
             return;
         down->used += (piece + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     }
+}
+
+/* Hands out and clears a kept failure; what should still arrive is given up with it. */
+static int hand_out(ks_cuda *c, ks_error *err)
+{
+    if (!c->failed)
+        return 0;
+    c->failed = false;
+    c->ops.fault = true;
+    c->down.arrivals = 0;
+    c->down.used = 0;
+    return ks_error_set(err, "%s", c->failure.text);
 }
 
 int ks_cuda_sync(ks_ops *ops, ks_error *err)
@@ -136,8 +168,28 @@ int ks_cuda_sync(ks_ops *ops, ks_error *err)
     if (c->failed)
         c->down.arrivals = 0;
     settle(c);
-    if (!c->failed)
-        return 0;
-    c->failed = false;
-    return ks_error_set(err, "%s", c->failure.text);
+    return hand_out(c, err);
+}
+
+/* --- fences --- */
+
+uint64_t ks_cuda_fence(ks_ops *ops)
+{
+    ks_cuda *c = ks_cuda_of(ops);
+    uint64_t number = c->fences.made++;
+    KS_CUDA_CALL(c, cudaSetDevice(c->device));
+    KS_CUDA_CALL(c, cudaEventRecord(c->fences.event[number % KS_CUDA_FENCES], c->stream));
+    return number;
+}
+
+/* A fence whose event stands for a later one by now is waited for with all that is queued. */
+int ks_cuda_wait(ks_ops *ops, uint64_t fence, ks_error *err)
+{
+    ks_cuda *c = ks_cuda_of(ops);
+    if (c->failed || c->fences.made - fence > KS_CUDA_FENCES)
+        return ks_cuda_sync(ops, err);
+    KS_CUDA_CALL(c, cudaSetDevice(c->device));
+    if (KS_CUDA_CALL(c, cudaEventSynchronize(c->fences.event[fence % KS_CUDA_FENCES])))
+        bring(c, fence);
+    return hand_out(c, err);
 }

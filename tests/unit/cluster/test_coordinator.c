@@ -143,7 +143,7 @@ static void leases_shrink_to_one_point(void **state)
     }
     assert_true(ks_coordinator_complete(c));
     assert_int_equal(before, 1);
-    assert_in_range(grants, 20, 60);
+    assert_in_range(grants, 20, 90);
     ks_coordinator_free(c);
 }
 
@@ -191,22 +191,22 @@ static void a_slow_worker_gets_a_smaller_share(void **state)
 static void a_lost_worker_s_unfinished_points_are_lent_again(void **state)
 {
     (void)state;
-    ks_coordinator *c = make(8, NULL, 1);
+    ks_coordinator *c = make(12, NULL, 1);
     uint64_t first, count, seen = 0;
-    assert_int_equal(ks_coordinator_ask(c, 0, 8, 0, &first, &count), KS_LEASE_GRANTED);
+    assert_int_equal(ks_coordinator_ask(c, 0, 12, 0, &first, &count), KS_LEASE_GRANTED);
     assert_int_equal(count, 4);
     ks_coordinator_finished(c, 0, 1, false, 1);
     ks_coordinator_finished(c, 0, 2, false, 1);
     ks_coordinator_lost(c, 0, 2);
     assert_int_equal(progress(c, 2).lent, 0);
     assert_int_equal(progress(c, 2).taken_back, 1);
-    while (ks_coordinator_ask(c, 0, 8, 3, &first, &count) == KS_LEASE_GRANTED) {
+    while (ks_coordinator_ask(c, 0, 12, 3, &first, &count) == KS_LEASE_GRANTED) {
         for (uint64_t i = first; i < first + count; i++) {
-            assert_true(i < 8 && !(seen >> i & 1));
+            assert_true(i < 12 && !(seen >> i & 1));
             seen |= (uint64_t)1 << i;
         }
     }
-    assert_int_equal(seen, 0xff & ~6);
+    assert_int_equal(seen, 0xfff & ~6);
     ks_coordinator_free(c);
 }
 

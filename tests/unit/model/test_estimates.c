@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "model/internal.h"
 #include "model/unet.h"
 #include "support/open_model.h"
 
@@ -150,6 +151,38 @@ static void activations_stay_near_the_estimate(void **state)
     }
 }
 
+static void a_conditioning_takes_what_is_estimated(void **state)
+{
+    (void)state;
+    for (int i = 0; i < PLACES; i++) {
+        open_model o = open_model_at(places[i].path, 1, 0, NULL);
+        const ks_unet_config *c = &ks_model_config_of(o.model)->unet;
+        assert_true((double)ks_kv_slot_bytes(&o.model->unet, o.ops, TOKENS) == ks_unet_conditioning_bytes(c, TOKENS, 4));
+        close_model(&o);
+    }
+}
+
+static void decoding_stays_near_the_estimate(void **state)
+{
+    (void)state;
+    enum { HEIGHT = 9, WIDTH = 12 };
+    open_model o = open_model_at(TEST_ROOT "/jobs/demo/shapes-fp16.safetensors", 1, KS_LOAD_VAE, NULL);
+    const ks_vae_config *c = &ks_model_config_of(o.model)->vae;
+    float *latent = calloc(4 * HEIGHT * WIDTH, sizeof *latent);
+    uint8_t *rgb = calloc(3 * 64 * HEIGHT * WIDTH, 1);
+    ks_error err = KS_ERROR_NONE;
+    assert_true(latent && rgb);
+    count_from_here(o.ops);
+    used = peak = 0;
+    assert_int_equal(ks_model_decode(o.model, latent, 1, HEIGHT, WIDTH, rgb, NULL, &err), 0);
+    double bytes = peak * sizeof(float), estimate = ks_vae_activation_bytes(c, HEIGHT, WIDTH, 4);
+    if (!(bytes > 0.6 * estimate && bytes < 1.05 * estimate))
+        fail_msg("%g bytes in use, %g estimated", bytes, estimate);
+    free(latent);
+    free(rgb);
+    close_model(&o);
+}
+
 /* Stable Diffusion XL base, whose UNet is known to have 70 transformer blocks. */
 static void stages_of_sdxl_are_its_own(void **state)
 {
@@ -188,6 +221,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(counted_multiply_adds_are_the_estimate),
         cmocka_unit_test(activations_stay_near_the_estimate),
+        cmocka_unit_test(a_conditioning_takes_what_is_estimated),
+        cmocka_unit_test(decoding_stays_near_the_estimate),
         cmocka_unit_test(stages_of_sdxl_are_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,6 +24,7 @@ typedef struct job {
     toy_network network;
     int stop_after_polls, polls; /* 0: never */
     int fail_next, fail_done;    /* the call at which the callback fails, counted from 1 */
+    int calls_at_end[MAX_CALLS]; /* network calls when the result was told */
 } job;
 
 static ks_model_sampling eps, velocity;
@@ -104,6 +105,7 @@ static int done(void *self, const ks_result *result, ks_error *err)
     if (++j->ended == j->fail_done)
         return ks_error_set(err, "done fails");
     j->nfe[k] = result->nfe;
+    j->calls_at_end[k] = j->network.calls;
     if (result->error)
         memcpy(j->error[k], result->error, strlen(result->error) + 1);
     else
@@ -546,6 +548,101 @@ static void one_launch_serves_all_lanes_of_a_network_call(void **state)
     free_job(j);
 }
 
+/* Runs the calls on a device whose results come late and whose operation number fail_at fails; gives the outcome. Nothing of
+ * the device's memory may be lost. */
+static int run_late(job *j, int fail_at, int *launches, ks_error *err)
+{
+    ks_ops *ops = host_ops_new();
+    host_ops_be_late(ops);
+    host_ops_fail_at(ops, fail_at);
+    ks_engine *engine = ks_engine_new(ops, 5, 1 << 20, err);
+    ks_engine_calls calls = calls_of(j);
+    int status = ks_engine_run(engine, &calls, err);
+    *launches = host_ops_launches(ops);
+    ks_engine_free(engine);
+    assert_int_equal(host_ops_live(ops), 0);
+    ops->free(ops);
+    return status;
+}
+
+static void results_that_come_late_have_the_same_bits(void **state)
+{
+    (void)state;
+    ks_error err = KS_ERROR_NONE;
+    int launches;
+    job *at_once = job_new(), *late = job_new();
+    add_mixed_calls(at_once, -1);
+    add_mixed_calls(late, -1);
+    run(at_once, 5, 1 << 20);
+    assert_int_equal(run_late(late, 0, &launches, &err), 0);
+    assert_int_equal(late->ended, late->calls);
+    for (int k = 0; k < late->calls; k++)
+        assert_true(same_bits(late, k, at_once, k));
+    free_job(at_once);
+    free_job(late);
+}
+
+/* The device must have its next call before the host turns to what the last one has ended. */
+static void a_late_result_is_told_when_the_next_call_is_queued(void **state)
+{
+    (void)state;
+    ks_error err = KS_ERROR_NONE;
+    int launches;
+    job *j = job_new();
+    for (int k = 0; k < 2; k++) {
+        add_call(j, "euler", 3 + 2 * k, 1 + (uint64_t)k);
+        j->call[k].cfg = 1;
+    }
+    assert_int_equal(run_late(j, 0, &launches, &err), 0);
+    assert_int_equal(j->network.calls, 5);
+    assert_int_equal(j->calls_at_end[0], 4); /* ended by call 3 */
+    assert_int_equal(j->calls_at_end[1], 5); /* nothing is left to be called */
+    free_job(j);
+}
+
+static void a_stop_keeps_the_late_results_of_what_had_ended(void **state)
+{
+    (void)state;
+    ks_error err = KS_ERROR_NONE;
+    int launches;
+    job *j = job_new();
+    add_call(j, "euler", 3, 1);
+    add_call(j, "euler", 9, 2);
+    j->stop_after_polls = 4; /* three calls were made */
+    assert_int_equal(run_late(j, 0, &launches, &err), 1);
+    assert_int_equal(j->network.calls, 3);
+    assert_int_equal(j->ended, 1);
+    assert_string_equal(j->error[0], "");
+    free_job(j);
+}
+
+/* As a launch that fails on a GPU: the run ends with what the device says, and what was told before is right. */
+static void a_failing_operation_anywhere_ends_the_run_with_its_error(void **state)
+{
+    (void)state;
+    static const char *const samplers[] = {"euler_ancestral", "dpm_adaptive", "dpmpp_2m_sde", "heun"};
+    ks_error err = KS_ERROR_NONE;
+    int launches, unused;
+    job *clean = job_new();
+    for (int k = 0; k < 12; k++)
+        add_call(clean, samplers[k % 4], 2 + k % 3, (uint64_t)k);
+    assert_int_equal(run_late(clean, 0, &launches, &err), 0);
+    for (int fail_at = 1; fail_at <= launches; fail_at += 1 + fail_at / 16) {
+        job *j = job_new();
+        for (int k = 0; k < 12; k++)
+            add_call(j, samplers[k % 4], 2 + k % 3, (uint64_t)k);
+        char *wanted = ks_format("operation %d fails", fail_at);
+        err = KS_ERROR_NONE;
+        assert_int_equal(run_late(j, fail_at, &unused, &err), -1);
+        assert_string_equal(err.text, wanted);
+        for (int k = 0; k < 12; k++)
+            assert_true(j->nfe[k] == 0 || (j->error[k][0] == '\0' && same_bits(j, k, clean, k)));
+        free(wanted);
+        free_job(j);
+    }
+    free_job(clean);
+}
+
 static void an_engine_without_rows_is_refused(void **state)
 {
     (void)state;
@@ -577,6 +674,10 @@ int main(void)
         cmocka_unit_test(running_out_of_device_memory_anywhere_is_an_error_and_loses_nothing),
         cmocka_unit_test(a_second_run_of_the_same_kind_allocates_nothing),
         cmocka_unit_test(one_launch_serves_all_lanes_of_a_network_call),
+        cmocka_unit_test(results_that_come_late_have_the_same_bits),
+        cmocka_unit_test(a_late_result_is_told_when_the_next_call_is_queued),
+        cmocka_unit_test(a_stop_keeps_the_late_results_of_what_had_ended),
+        cmocka_unit_test(a_failing_operation_anywhere_ends_the_run_with_its_error),
         cmocka_unit_test(an_engine_without_rows_is_refused),
     };
     return cmocka_run_group_tests(tests, init_models, NULL);
