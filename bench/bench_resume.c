@@ -63,7 +63,8 @@ static int open_job(bench *b, const char *path, ks_error *err)
 {
     ks_job_source source = {.path = path};
     ks_job *job = ks_job_from_source(&source, err);
-    if (!job || ks_setup_open(&b->setup, job, err) || ks_setup_digest(&b->setup, err) || !(b->ops = ks_ops_cpu(1, err)) ||
+    if (!job || ks_setup_open(&b->setup, job, err) || ks_setup_check(&b->setup, err) ||
+        ks_setup_digest_model(&b->setup, err) || !(b->ops = ks_ops_cpu(1, err)) ||
         ks_record_open(&b->record, &b->setup, b->ops, 8, err))
         return -1;
     b->output = ks_format("%s/bench_resume-%ld.h5", b->in, (long)getpid());

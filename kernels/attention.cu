@@ -182,16 +182,16 @@ int run_mma(void *stream, ks_dtype type, const ks_attention_job &job)
 {
     const mma_kernel *kernel = wide_enough(mma_kernels, job.width);
     if (kernel)
-        return ks_launch_early(type == KS_F16 ? kernel->half : kernel->bfloat16,
-                               grid_of(job, kernel->queries, 1), KS_ATTENTION_THREADS,
-                               kernel->shared, stream, job);
+        return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16,
+                         grid_of(job, kernel->queries, 1), KS_ATTENTION_THREADS, kernel->shared,
+                         stream, job);
     if (job.width > 512)
         return (int)cudaErrorInvalidValue;
     const int slices = (job.width + KS_WIDE_COLUMNS - 1) / KS_WIDE_COLUMNS;
     void (*wide)(ks_attention_job) =
         type == KS_F16 ? ks_attention_wide<__half> : ks_attention_wide<__nv_bfloat16>;
-    return ks_launch_early(wide, grid_of(job, KS_WIDE_QUERIES, slices), KS_ATTENTION_THREADS,
-                           ks_wide_shared(job.width), stream, job);
+    return ks_launch(wide, grid_of(job, KS_WIDE_QUERIES, slices), KS_ATTENTION_THREADS,
+                     ks_wide_shared(job.width), stream, job);
 }
 
 /* The Hopper kernel for this job, or NULL where another is to run. */
@@ -259,8 +259,8 @@ int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
         return (int)cudaErrorInvalidValue;
     hopper.tiles = (int)tiles;
     const dim3 grid((unsigned)std::min<int64_t>(tiles, processors()));
-    return ks_launch_early(type == KS_F16 ? kernel->half : kernel->bfloat16, grid,
-                           KS_HOPPER_THREADS, kernel->shared, stream, hopper);
+    return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16, grid, KS_HOPPER_THREADS,
+                     kernel->shared, stream, hopper);
 }
 
 /* As many slices of the queries as have room on the chip at once. A query's bits do not depend on
@@ -280,8 +280,8 @@ int run_resident(void *stream, ks_dtype type, const resident_kernel *kernel,
         return (int)cudaErrorInvalidValue;
     const dim3 grid((unsigned)job.heads, (unsigned)slices_of(job, kernel->blocks),
                     (unsigned)job.n);
-    return ks_launch_early(type == KS_F16 ? kernel->half : kernel->bfloat16, grid,
-                           KS_RESIDENT_THREADS, kernel->shared, stream, hopper);
+    return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16, grid, KS_RESIDENT_THREADS,
+                     kernel->shared, stream, hopper);
 }
 
 /* Every head of every token starts on 16 bytes and is a whole number of them. */

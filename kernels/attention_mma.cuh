@@ -139,8 +139,6 @@ template <class T, int WIDTH, int TILES, int KEYS>
 __global__ void __launch_bounds__(KS_ATTENTION_THREADS, 2) ks_attention_mma(
     const __grid_constant__ ks_attention_job job)
 {
-    ks_launch_next();
-    ks_wait_inputs();
     using plan = ks_attention_mma_plan<WIDTH, TILES, KEYS>;
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     const ks_attention_share share =

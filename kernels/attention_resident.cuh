@@ -177,8 +177,6 @@ __global__ void __launch_bounds__(KS_RESIDENT_BOUND, BLOCKS) ks_attention_reside
     ks_resident_barriers *barriers = reinterpret_cast<ks_resident_barriers *>(v + plan::ALL_KEYS);
     if (threadIdx.x == 0)
         ks_resident_init<STAGES>(barriers);
-    ks_launch_next();
-    ks_wait_inputs();
     const ks_attention_share share =
         ks_attention_share_of(hopper.job, (int)blockIdx.z, (int)blockIdx.x, 0, 0);
     const int tiles = (hopper.job.q_tokens + KS_RESIDENT_QUERIES - 1) / KS_RESIDENT_QUERIES;

@@ -359,8 +359,6 @@ __global__ void __launch_bounds__(KS_HOPPER_BOUND, 1) ks_attention_hopper(
         ks_barrier_publish();
     }
     __syncthreads();
-    ks_launch_next();
-    ks_wait_inputs();
     if (threadIdx.x < 128) {
         ks_registers_lower<24>();
         if (threadIdx.x == 0)

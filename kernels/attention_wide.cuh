@@ -70,8 +70,6 @@ template <class T>
 __global__ void __launch_bounds__(KS_ATTENTION_THREADS, 2) ks_attention_wide(
     const __grid_constant__ ks_attention_job job)
 {
-    ks_launch_next();
-    ks_wait_inputs();
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     const int slices = (job.width + KS_WIDE_COLUMNS - 1) / KS_WIDE_COLUMNS;
     const ks_attention_share share = ks_attention_share_of(

@@ -123,17 +123,14 @@ int run(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_act y, ks_act
     job.residual = after->residual.data, job.residual_stride = after->residual.stride;
     job.bias = after->bias, job.sums = after->sums;
     job.moments = reinterpret_cast<const float2 *>(after->moments);
-    job.parts = after->part_columns ? up(x.c, after->part_columns) : 1;
-    job.part_columns = after->part_columns, job.eps = after->eps;
-    job.next = reinterpret_cast<float2 *>(after->next);
-    job.tokens = tokens_of(x), job.columns = columns, job.terms = x.c;
+    job.tokens = tokens_of(x), job.columns = columns;
     job.steps = up(x.c, KS_GEMM_DEPTH);
     job.down = up(job.tokens, kernel.rows);
     job.across = up(columns, kernel.columns);
     const int tiles = job.down * job.across, places = multiprocessors();
-    return ks_launch_early(function_of(kernel, type, after->gated),
-                           dim3((unsigned)(tiles < places ? tiles : places)), KS_GEMM_THREADS,
-                           kernel.shared, stream, job);
+    return ks_launch(function_of(kernel, type, after->gated),
+                     dim3((unsigned)(tiles < places ? tiles : places)), KS_GEMM_THREADS,
+                     kernel.shared, stream, job);
 }
 
 bool sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_gemm_epilogue *after)
@@ -142,7 +139,7 @@ bool sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_gemm_epilogue *after
     const ks_act residual = after->residual;
     return (type == KS_F16 || type == KS_BF16) && tokens_of(y) == tokens_of(x) && x.c % 8 == 0 &&
            y.c % (gated ? 16 : 32) == 0 && on_vectors(x) && on_vectors(y) && on_vectors(residual) &&
-           !(gated && (residual.data || after->next)) && !after->sums == !after->moments && (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
+           !(gated && residual.data) && !after->sums == !after->moments && (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
 }
 
 /* The layer's output that stands at a place of a packed weight: what ks_gemm_finish relies on. */
@@ -245,11 +242,6 @@ int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
         return (int)cudaSuccess;
     return run(kernel_for(tokens_of(x), after->gated ? 2 * y.c : y.c), stream, type, y, x, w,
                after);
-}
-
-int ks_cuda_gemm_part(int tokens, int columns)
-{
-    return kernel_for(tokens, columns).columns;
 }
 
 int ks_cuda_gemm_kernels(void)

@@ -28,15 +28,11 @@ int ks_cuda_gemm_fold(void *stream, ks_dtype type, void *w, float *bias, float *
 
 /* What follows the sums s of a token's output o. */
 typedef struct ks_cuda_gemm_epilogue {
-    const float *sums;    /* for a folded norm, s becomes (s - mean sums[o]) / deviation; or NULL */
-    const float *moments; /* with sums: device pairs that tell x's mean and deviation, a token's */
-                          /* beside each other: mean and 1 / deviation (ks_cuda_layer_moments), or */
-    int part_columns;     /* if not 0: for every so many of x's channels, their mean and the sum */
-    float eps;            /* of squares about it, from which eps and variance make the deviation */
+    const float *moments; /* of x's tokens, from ks_cuda_layer_moments, for a folded norm: s becomes */
+    const float *sums;    /* (s - mean sums[o]) / deviation; or both NULL */
     const float *bias;    /* added; or NULL */
     ks_act residual;      /* added, y's shape, may be y; or absent, as it is when gated */
     bool gated;           /* GEGLU: y = value * gelu(gate) */
-    float *next;          /* gets such pairs of y, for every ks_cuda_gemm_part of its channels; NULL */
 } ks_cuda_gemm_epilogue;
 
 /* y = x w^T and then the epilogue, per token (pixel), summed in fp32 over the terms in order and
@@ -45,9 +41,6 @@ typedef struct ks_cuda_gemm_epilogue {
  * 16-byte boundaries with strides that are multiples of 8. */
 int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
                  const ks_cuda_gemm_epilogue *after);
-
-/* Channels of a part of y in ks_cuda_gemm_epilogue.next. */
-int ks_cuda_gemm_part(int tokens, int columns);
 
 /* For measurements: how many kernels ks_cuda_gemm chooses from, and the same by one of them. name:
  * what it is, static. */

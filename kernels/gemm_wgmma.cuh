@@ -1,5 +1,5 @@
 /* Linear layers on Hopper (sm_90a): y [tokens, outputs] = x [tokens, terms] w^T with bias, residual,
- * GEGLU's gate and the layer norms on both sides in the epilogue.
+ * GEGLU's gate and a layer norm of x in the epilogue.
  *
  * A block stays on its multiprocessor and makes one tile of ROWS x COLUMNS after the other.
  * Warpgroup 0 only starts copies: 64 terms of x and w at a time into a ring of STAGES. Warpgroups 1
@@ -12,9 +12,7 @@
  * w comes with its outputs in lane order (output_at in gemm.cu): a thread's sums for 32 columns of
  * the product are then 8 neighbouring outputs, which it writes as 16 bytes, or 4 values and the 4
  * gates that belong to them.
- *
- * Layer norm of y, for the product that comes next: each tile leaves the mean and the squares about
- * it of its part of every token, which the next product joins (Chan et al. 1979). */
+ */
 #ifndef KS_KERNELS_GEMM_WGMMA_CUH
 #define KS_KERNELS_GEMM_WGMMA_CUH
 
@@ -45,12 +43,9 @@ struct ks_gemm_job {
     void *y;
     const void *residual;      /* or NULL */
     const float *bias, *sums;  /* or NULL */
-    const float2 *moments;     /* of x: [tokens][parts], see ks_cuda_gemm_epilogue; NULL with sums */
-    float2 *next;              /* of y: [tokens][across], mean and squares about it; or NULL */
+    const float2 *moments;     /* of x's tokens: mean and 1 / deviation; NULL with sums */
     int64_t y_stride, residual_stride;
-    int tokens, columns, terms; /* of the product: GEGLU's columns are twice its outputs */
-    int parts, part_columns;    /* of moments */
-    float eps;
+    int tokens, columns; /* of the product: GEGLU's columns are twice its outputs */
     int steps;        /* stages that the terms fill */
     int down, across; /* tiles */
 };
@@ -128,37 +123,7 @@ __device__ __forceinline__ int ks_gemm_token(int first, int r)
     return first + r * 8 + r / 2 * 48;
 }
 
-/* The sum over the four lanes that hold a token's outputs, the same in each. */
-__device__ __forceinline__ float ks_quad_sum(float x)
-{
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
-/* A token's mean and 1 / deviation for the norm that w has absorbed; 0 and 1 without one. */
-__device__ __forceinline__ float2 ks_gemm_moments(const ks_gemm_job &job, int token)
-{
-    if (!job.moments)
-        return make_float2(0.0f, 1.0f);
-    const float2 *part = job.moments + (int64_t)min(token, job.tokens - 1) * job.parts;
-    if (job.parts == 1 && job.part_columns == 0)
-        return *part;
-    const int lane = (int)threadIdx.x % 4;
-    float sum = 0.0f, squares = 0.0f;
-    for (int p = lane; p < job.parts; p += 4)
-        sum += part[p].x * (float)min(job.part_columns, job.terms - p * job.part_columns);
-    const float mean = ks_quad_sum(sum) / (float)job.terms;
-    for (int p = lane; p < job.parts; p += 4) {
-        const float2 own = part[p];
-        const float apart = own.x - mean;
-        squares += own.y + apart * apart * (float)min(job.part_columns,
-                                                      job.terms - p * job.part_columns);
-    }
-    return make_float2(mean, 1.0f / sqrtf(ks_quad_sum(squares) / (float)job.terms + job.eps));
-}
-
-/* A thread's 8 sums of a token, finished: its outputs from `output` on, rounded once, which value
- * then holds as they were written. */
+/* A thread's 8 sums of a token, finished: its outputs from `output` on, rounded once. */
 template <class T>
 __device__ __forceinline__ void ks_gemm_write(const ks_gemm_job &job, int token, int output,
                                               float (&value)[8], const uint4 &residual)
@@ -170,12 +135,8 @@ __device__ __forceinline__ void ks_gemm_write(const ks_gemm_job &job, int token,
         for (int i = 0; i < 8; i++)
             value[i] += more[i];
     }
-    const uint4 rounded = ks_unit<T, 8>::close(value);
-    if (job.next)
-        ks_unit<T, 8>::open(value, rounded);
-    if (token < job.tokens)
-        *reinterpret_cast<uint4 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
-            rounded;
+    *reinterpret_cast<uint4 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
+        ks_unit<T, 8>::close(value);
 }
 
 /* The same of GEGLU: 4 outputs, value * gelu(gate). */
@@ -187,9 +148,8 @@ __device__ __forceinline__ void ks_gemm_write_gated(const ks_gemm_job &job, int 
 #pragma unroll
     for (int i = 0; i < 4; i++)
         y[i] = value[i] * ks::gelu(value[4 + i]);
-    if (token < job.tokens)
-        *reinterpret_cast<uint2 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
-            make_uint2(ks_pack<T>(y[0], y[1]), ks_pack<T>(y[2], y[3]));
+    *reinterpret_cast<uint2 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
+        make_uint2(ks_pack<T>(y[0], y[1]), ks_pack<T>(y[2], y[3]));
 }
 
 __device__ __forceinline__ void ks_gemm_vector(float (&to)[8], const float *low, const float *high)
@@ -200,16 +160,20 @@ __device__ __forceinline__ void ks_gemm_vector(float (&to)[8], const float *low,
     to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
 }
 
-/* A warpgroup's sums of one tile, to y; they become y's values where a norm comes next. */
+/* A warpgroup's sums of one tile, to y. first: the thread's first token. */
 template <class T, int BLOCKS, int COLUMNS, bool GATED>
 __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 origin, int first,
-                                               float (&sum)[BLOCKS][COLUMNS / 8][4])
+                                               const float (&sum)[BLOCKS][COLUMNS / 8][4])
 {
     const int part = (int)threadIdx.x % 4, half = GATED ? job.columns / 2 : 4;
-    float2 moments[2 * BLOCKS];
+    float2 moments[2 * BLOCKS]; /* 0 and 1 without a norm */
 #pragma unroll
-    for (int r = 0; r < 2 * BLOCKS; r++)
-        moments[r] = ks_gemm_moments(job, ks_gemm_token(first, r));
+    for (int r = 0; r < 2 * BLOCKS; r++) {
+        const int token = ks_gemm_token(first, r);
+        moments[r] = make_float2(0.0f, 1.0f);
+        if (job.moments && token < job.tokens)
+            moments[r] = job.moments[token];
+    }
 #pragma unroll
     for (int g = 0; g < COLUMNS / 32; g++) {
         const int column = origin.y + g * 32;
@@ -237,44 +201,14 @@ __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 orig
                 value[i] = fmaf(fmaf(-moments[r].x, sums[i],
                                      sum[r / 2][g * 4 + i / 2][r % 2 * 2 + i % 2]),
                                 moments[r].y, bias[i]);
-            if constexpr (GATED) {
-                ks_gemm_write_gated<T>(job, ks_gemm_token(first, r), output, value);
-            } else {
-                ks_gemm_write<T>(job, ks_gemm_token(first, r), output, value, residual[r]);
-#pragma unroll
-                for (int i = 0; i < 8; i++)
-                    sum[r / 2][g * 4 + i / 2][r % 2 * 2 + i % 2] = value[i];
-            }
+            const int token = ks_gemm_token(first, r);
+            if (token >= job.tokens)
+                continue;
+            if constexpr (GATED)
+                ks_gemm_write_gated<T>(job, token, output, value);
+            else
+                ks_gemm_write<T>(job, token, output, value, residual[r]);
         }
-    }
-}
-
-/* The mean of each token's values in a tile, and the sum of their squares about it. */
-template <int BLOCKS, int COLUMNS>
-__device__ __forceinline__ void ks_gemm_leave_moments(const ks_gemm_job &job, int2 origin,
-                                                      int first,
-                                                      const float (&value)[BLOCKS][COLUMNS / 8][4])
-{
-    const int columns = min(COLUMNS, job.columns - origin.y);
-#pragma unroll
-    for (int r = 0; r < 2 * BLOCKS; r++) {
-        float sum = 0.0f, squares = 0.0f;
-#pragma unroll
-        for (int j = 0; j < COLUMNS / 8; j++)
-            if (j / 4 * 32 < columns)
-                sum += value[r / 2][j][r % 2 * 2] + value[r / 2][j][r % 2 * 2 + 1];
-        const float mean = ks_quad_sum(sum) / (float)columns;
-#pragma unroll
-        for (int j = 0; j < COLUMNS / 8; j++)
-            if (j / 4 * 32 < columns) {
-                const float a = value[r / 2][j][r % 2 * 2] - mean;
-                const float b = value[r / 2][j][r % 2 * 2 + 1] - mean;
-                squares = fmaf(a, a, fmaf(b, b, squares));
-            }
-        squares = ks_quad_sum(squares);
-        const int token = ks_gemm_token(first, r);
-        if (threadIdx.x % 4 == 0 && token < job.tokens)
-            job.next[(int64_t)token * job.across + origin.y / COLUMNS] = make_float2(mean, squares);
     }
 }
 
@@ -338,13 +272,11 @@ __device__ __forceinline__ void ks_gemm_consume(const ks_gemm_job &job, int grou
     if (group == 1) /* group 0 begins */
         ks_threads_arrive(KS_GEMM_TURN, KS_GEMM_USERS);
     for (int turn = group; tile < all; turn += 2, tile += 2 * blocks) {
-        float sum[PLAN::BLOCKS][PLAN::COLUMNS / 8][4];
-        ks_gemm_sum<T, PLAN>(sum, job, group, turn, tile + blocks >= all, barriers, tiles);
         const int2 origin = ks_gemm_origin<PLAN>(job, tile);
         const int first = origin.x + thread / 32 * 16 + thread % 32 / 4;
+        float sum[PLAN::BLOCKS][PLAN::COLUMNS / 8][4];
+        ks_gemm_sum<T, PLAN>(sum, job, group, turn, tile + blocks >= all, barriers, tiles);
         ks_gemm_finish<T, PLAN::BLOCKS, PLAN::COLUMNS, GATED>(job, origin, first, sum);
-        if (!GATED && job.next)
-            ks_gemm_leave_moments<PLAN::BLOCKS, PLAN::COLUMNS>(job, origin, first, sum);
     }
 }
 
@@ -366,8 +298,6 @@ __global__ void __launch_bounds__(KS_GEMM_BOUND, 1)
         ks_barrier_publish();
     }
     __syncthreads();
-    ks_launch_next();
-    ks_wait_inputs();
     if (threadIdx.x < 128) {
         ks_registers_lower<24>();
         if (threadIdx.x == 0)

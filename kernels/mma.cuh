@@ -106,73 +106,24 @@ template <> __device__ __forceinline__ uint32_t ks_pack<__nv_bfloat16>(float low
     return *reinterpret_cast<uint32_t *>(&pair);
 }
 
-/* Kernels that ks_launch_early starts begin before the kernel in front of them has ended. Each must
- * wait for it before it reads or writes global memory; from ks_launch_next on, the kernel behind it
- * may begin in its turn. Programmatic dependent launch: CUDA C++ Programming Guide. */
-__device__ __forceinline__ void ks_wait_inputs()
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void ks_launch_next()
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 /* Launches kernel(job); a cudaError_t. Asks for more shared memory than the usual 48 KB when the
  * kernel needs it. A failure is returned and not left behind in cudaGetLastError. */
 template <class Job>
-int ks_launch_as(void (*kernel)(Job), dim3 grid, int threads, size_t shared, void *stream,
-                 const Job &job, bool early)
+int ks_launch(void (*kernel)(Job), dim3 grid, int threads, size_t shared, void *stream,
+              const Job &job)
 {
     const void *function = reinterpret_cast<const void *>(kernel);
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = dim3((unsigned)threads);
-    config.dynamicSmemBytes = shared;
-    config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &attribute;
-    config.numAttrs = early ? 1 : 0;
     cudaError_t failed = cudaSuccess;
     if (shared > 48 * 1024)
         failed = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       (int)shared);
     void *arguments[] = {const_cast<Job *>(&job)};
     if (failed == cudaSuccess)
-        failed = cudaLaunchKernelExC(&config, function, arguments);
+        failed = cudaLaunchKernel(function, grid, dim3((unsigned)threads), arguments, shared,
+                                  static_cast<cudaStream_t>(stream));
     if (failed != cudaSuccess)
         (void)cudaGetLastError();
     return (int)failed;
-}
-
-template <class Job>
-int ks_launch(void (*kernel)(Job), dim3 grid, int threads, size_t shared, void *stream,
-              const Job &job)
-{
-    return ks_launch_as(kernel, grid, threads, shared, stream, job, false);
-}
-
-/* The same for a kernel that waits for its inputs itself, which code made for older chips than
- * sm_90 cannot: that is launched as any other. */
-template <class Job>
-int ks_launch_early(void (*kernel)(Job), dim3 grid, int threads, size_t shared, void *stream,
-                    const Job &job)
-{
-    cudaFuncAttributes attributes;
-    const cudaError_t failed =
-        cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(kernel));
-    if (failed != cudaSuccess) {
-        (void)cudaGetLastError();
-        return (int)failed;
-    }
-    return ks_launch_as(kernel, grid, threads, shared, stream, job, attributes.ptxVersion >= 90);
 }
 
 #endif

@@ -146,8 +146,6 @@ template <class T, int COUNT>
 __global__ void __launch_bounds__(GROUP_THREADS, 2)
     group_sums(const __grid_constant__ norm_job job)
 {
-    ks_launch_next();
-    ks_wait_inputs();
     const int c = job.channels, lanes = lanes_of(c / COUNT, GROUP_THREADS);
     double2 *channel_sum = reinterpret_cast<double2 *>(shared);
     float *lane_sum = reinterpret_cast<float *>(channel_sum + c);
@@ -248,8 +246,6 @@ template <class T, int COUNT>
 __global__ void __launch_bounds__(GROUP_THREADS, 2)
     group_apply(const __grid_constant__ norm_job job)
 {
-    ks_launch_next();
-    ks_wait_inputs();
     const int units = job.channels / COUNT, lanes = lanes_of(units, GROUP_THREADS);
     const int row = job.n - 1 - (int)blockIdx.y;
     const int tile_first = (job.tiles - 1 - (int)blockIdx.x) * job.tile_pixels;
@@ -320,8 +316,6 @@ template <class T>
 __global__ void __launch_bounds__(RESIDENT_THREADS, 2)
     group_resident(const __grid_constant__ norm_job job)
 {
-    ks_launch_next();
-    ks_wait_inputs();
     constexpr int COUNT = 16 / (int)sizeof(T);
     typedef typename ks_unit<T, COUNT>::raw raw;
     const int units = job.slice / COUNT, lanes = RESIDENT_THREADS / units;
@@ -392,8 +386,6 @@ template <class T, int UNITS>
 __global__ void __launch_bounds__(LAYER_THREADS, UNITS * (16 / (int)sizeof(T)) <= 40 ? 3 : 2)
     layer_resident(const __grid_constant__ norm_job job)
 {
-    ks_launch_next();
-    ks_wait_inputs();
     constexpr int COUNT = 16 / (int)sizeof(T);
     typedef typename ks_unit<T, COUNT>::raw raw;
     const int64_t token =
@@ -452,8 +444,6 @@ __global__ void __launch_bounds__(LAYER_THREADS, UNITS * (16 / (int)sizeof(T)) <
 template <class T>
 __global__ void __launch_bounds__(LAYER_THREADS) layer_any(const __grid_constant__ norm_job job)
 {
-    ks_launch_next();
-    ks_wait_inputs();
     const int64_t token =
         (int64_t)blockIdx.x * (LAYER_THREADS / 32) + (int64_t)(threadIdx.x / 32);
     const int lane = (int)threadIdx.x % 32;
@@ -574,11 +564,11 @@ int group_two_passes(void *stream, norm_job job, const norm_kernels *kernels, bo
     job.tiles = tiles_of(job.pixels, job.channels);
     job.tile_pixels = (job.pixels + job.tiles - 1) / job.tiles;
     const dim3 grid((unsigned)job.tiles, (unsigned)job.n);
-    const int failed = ks_launch_early(vectors ? kernels->sums : kernels->sums_any, grid, GROUP_THREADS,
+    const int failed = ks_launch(vectors ? kernels->sums : kernels->sums_any, grid, GROUP_THREADS,
                                  c * sizeof(double2) + 2 * lanes * c * sizeof(float), stream, job);
     if (failed)
         return failed;
-    return ks_launch_early(vectors ? kernels->apply : kernels->apply_any, grid, GROUP_THREADS,
+    return ks_launch(vectors ? kernels->apply : kernels->apply_any, grid, GROUP_THREADS,
                      (size_t)job.groups * sizeof(float2), stream, job);
 }
 
@@ -595,7 +585,7 @@ int layer_launch(void *stream, const norm_job &job, const norm_kernels *kernels,
     const int64_t blocks = (tokens + LAYER_THREADS / 32 - 1) / (LAYER_THREADS / 32);
     if (blocks > INT_MAX)
         return (int)cudaErrorInvalidValue;
-    return ks_launch_early(run, dim3((unsigned)blocks), LAYER_THREADS, 0, stream, job);
+    return ks_launch(run, dim3((unsigned)blocks), LAYER_THREADS, 0, stream, job);
 }
 
 } // namespace
@@ -622,7 +612,7 @@ int ks_cuda_group_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const fl
     job.slice = vectors ? resident_slice(job, kernels->size) : 0;
     if (job.slice == 0)
         return group_two_passes(stream, job, kernels, vectors);
-    return ks_launch_early(kernels->resident, dim3((unsigned)(x.c / job.slice), (unsigned)x.n),
+    return ks_launch(kernels->resident, dim3((unsigned)(x.c / job.slice), (unsigned)x.n),
                      RESIDENT_THREADS, (size_t)resident_shared(job, job.slice, kernels->size),
                      stream, job);
 }

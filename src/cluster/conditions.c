@@ -26,6 +26,14 @@ typedef struct open_file {
     uint64_t used;
 } open_file;
 
+/* A text whose encoding is queued. */
+typedef struct encoding {
+    ks_hash128 key;
+    ks_encoding *work;
+} encoding;
+
+enum { AHEAD = KS_ENCODINGS - 1 };
+
 struct ks_conditions {
     const ks_model_config *config;
     int batch, height, width; /* of the latents, in cells */
@@ -33,6 +41,8 @@ struct ks_conditions {
     entry *bucket[BUCKETS];
     int entries;
     size_t bytes;
+    encoding ahead[AHEAD];
+    int aheads;
     uint64_t clock;
     open_file file[OPEN_FILES];
 };
@@ -72,6 +82,8 @@ void ks_conditions_free(ks_conditions *c)
 {
     if (!c)
         return;
+    while (c->aheads > 0)
+        ks_model_encode_end(c->ahead[--c->aheads].work, NULL, NULL);
     for (int b = 0; b < BUCKETS; b++) {
         for (entry *e = c->bucket[b], *next; e; e = next) {
             next = e->next;
@@ -461,40 +473,91 @@ static void make_room(ks_conditions *c, size_t bytes)
     }
 }
 
-static entry *make(ks_conditions *c, ks_model *model, const ks_cond_ref *ref, const ks_hash128 *key,
-                   ks_error *err)
+/* Keeps the content as a cond, which copies it. */
+static entry *keep(ks_conditions *c, ks_model *model, const ks_hash128 *key, const content *v, ks_error *err)
 {
-    content v = {0};
-    entry *e = NULL;
-    if (ref->text) {
-        v.id = *key;
-        if (ks_model_encode_text(model, ref->text, &v.context, &v.tokens, err))
-            goto cleanup;
-    } else if (content_of_file(c, ref, &v, err)) {
-        goto cleanup;
-    }
-    ks_cond *cond = ks_cond_new(model, v.context, v.tokens, v.y, err);
+    ks_cond *cond = ks_cond_new(model, v->context, v->tokens, v->y, err);
     if (!cond)
-        goto cleanup;
-    size_t bytes = ((size_t)v.tokens * (size_t)c->config->unet.context_dim + (size_t)c->config->unet.adm_channels) * sizeof(float);
+        return NULL;
+    size_t bytes = ((size_t)v->tokens * (size_t)c->config->unet.context_dim + (size_t)c->config->unet.adm_channels) * sizeof(float);
     make_room(c, bytes);
-    e = ks_calloc(1, sizeof *e);
-    *e = (entry){.key = *key, .id = v.id, .cond = cond, .bytes = bytes, .next = *bucket_of(c, key)};
+    entry *e = ks_calloc(1, sizeof *e);
+    *e = (entry){.key = *key, .id = v->id, .cond = cond, .bytes = bytes, .used = ++c->clock, .next = *bucket_of(c, key)};
     *bucket_of(c, key) = e;
     c->entries++;
     c->bytes += bytes;
-cleanup:
+    return e;
+}
+
+static entry *make(ks_conditions *c, ks_model *model, const ks_cond_ref *ref, const ks_hash128 *key, ks_error *err)
+{
+    content v = {.id = *key};
+    entry *e = NULL;
+    int failed = ref->text ? ks_model_encode_text(model, ref->text, &v.context, &v.tokens, err) : content_of_file(c, ref, &v, err);
+    if (!failed)
+        e = keep(c, model, key, &v, err);
     content_clear(&v);
     return e;
 }
 
-/* The kept conditioning of a reference, made when there is none. */
+static entry *find_entry(ks_conditions *c, const ks_hash128 *key)
+{
+    entry *e = *bucket_of(c, key);
+    while (e && !ks_hash_equal(&e->key, key))
+        e = e->next;
+    return e;
+}
+
+static bool is_ahead(const ks_conditions *c, const ks_hash128 *key)
+{
+    for (int i = 0; i < c->aheads; i++)
+        if (ks_hash_equal(&c->ahead[i].key, key))
+            return true;
+    return false;
+}
+
+int ks_conditions_encode_ahead(ks_conditions *c, ks_model *model, const ks_conditioning *value, ks_error *err)
+{
+    for (int i = 0; i < value->count && c->aheads < AHEAD; i++) {
+        if (!value->item[i].text)
+            continue;
+        ks_hash128 key = key_of(&value->item[i]);
+        if (find_entry(c, &key) || is_ahead(c, &key))
+            continue;
+        ks_encoding *work = ks_model_encode_begin(model, value->item[i].text, err);
+        if (!work)
+            return -1;
+        c->ahead[c->aheads++] = (encoding){key, work};
+    }
+    return 0;
+}
+
+bool ks_conditions_on_their_way(const ks_conditions *c)
+{
+    return c->aheads > 0;
+}
+
+int ks_conditions_settle(ks_conditions *c, ks_model *model, ks_error *err)
+{
+    int rc = 0;
+    for (int i = 0; i < c->aheads; i++) {
+        content v = {.id = c->ahead[i].key};
+        ks_model_encode_end(c->ahead[i].work, &v.context, &v.tokens);
+        if (rc == 0 && !keep(c, model, &c->ahead[i].key, &v, err))
+            rc = -1;
+        content_clear(&v);
+    }
+    c->aheads = 0;
+    return rc;
+}
+
+/* The kept conditioning of a reference, made when there is none; one on its way is waited for. */
 static entry *entry_of(ks_conditions *c, ks_model *model, const ks_cond_ref *ref, ks_error *err)
 {
     ks_hash128 key = key_of(ref);
-    entry *e = *bucket_of(c, &key);
-    while (e && !ks_hash_equal(&e->key, &key))
-        e = e->next;
+    if (is_ahead(c, &key) && (ks_model_wait(model, err) || ks_conditions_settle(c, model, err)))
+        return NULL;
+    entry *e = find_entry(c, &key);
     return e ? e : make(c, model, ref, &key, err);
 }
 

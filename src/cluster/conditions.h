@@ -28,6 +28,12 @@ int ks_conditions_areas(const ks_conditioning *value);
  * what cannot be read counts as the whole. */
 double ks_conditions_cells(ks_conditions *c, const ks_conditioning *value, bool areas);
 
+/* Queues the encoding of a value's texts that are not kept yet, as far as there is room for more on their way: a later
+ * ks_conditions_take finds them. Those on their way must be settled when what was queued by then has been waited for. */
+int ks_conditions_encode_ahead(ks_conditions *c, ks_model *model, const ks_conditioning *value, ks_error *err);
+bool ks_conditions_on_their_way(const ks_conditions *c);
+int ks_conditions_settle(ks_conditions *c, ks_model *model, ks_error *err);
+
 /* Fills out[value->count] with conds ready for the network; they stay until given back. */
 int ks_conditions_take(ks_conditions *c, ks_model *model, const ks_conditioning *value,
                        ks_guidance *out, ks_error *err);

@@ -35,10 +35,7 @@ ks_ops *ks_device_open(const ks_job *job, int local_rank, int local_size, int th
     int gpus = strcmp(job->device, "cpu") ? ks_cuda_device_count() : 0;
     if (gpus)
         return open_gpu(job, gpus, local_rank, local_size, err);
-    if (!strcmp(job->device, "cuda")) {
-        ks_error_set(err, "%s: device: no GPU, no driver, or a ksweep built without its CUDA backend; \"auto\" falls back to "
-                     "the CPU", job->path);
-        return NULL;
-    }
+    if (!strcmp(job->device, "cuda"))
+        return open_gpu(job, 1, local_rank, local_size, err); /* says what is missing: backend, driver or GPU */
     return open_cpu(job, local_size, threads, err);
 }

@@ -182,11 +182,12 @@ static int render_again(again *a, uint64_t samples, int threads, ks_error *err)
     ks_renderer *renderer = NULL;
     ks_ops *ops = NULL;
     int rc = -1;
-    if (!job || ks_setup_open(a->setup, job, err) || ks_setup_digest(a->setup, err) || choose_rows(a, samples, err))
+    if (!job || ks_setup_open(a->setup, job, err) || ks_setup_check(a->setup, err) || ks_setup_digest_model(a->setup, err) ||
+        choose_rows(a, samples, err))
         goto cleanup;
     ops = ks_device_open(job, 0, 1, threads, err);
-    renderer = ops ? ks_renderer_new(a->setup, ops, info->batch_rows, false, err) : NULL;
-    if (!renderer)
+    renderer = ops ? ks_renderer_new(a->setup, ops, false, err) : NULL;
+    if (!renderer || ks_renderer_plan(renderer, info->batch_rows, err))
         goto cleanup;
     ks_render_calls calls = {.self = a, .next = again_next, .done = again_done};
     rc = ks_renderer_run(renderer, &calls, err);

@@ -212,7 +212,7 @@ char *ks_plan(const ks_job_source *source, ks_error *err)
     if (!job || ks_setup_open(&s, job, err) || ks_setup_check(&s, err) || !(ops = plan_device(job, err)))
         goto cleanup;
     batch_rows = job->batch_rows;
-    if (!batch_rows && ks_setup_choose_rows(&s, ops, 1, &batch_rows, err))
+    if (!batch_rows && ks_setup_choose_rows(&s, ops, 1, false, &batch_rows, err))
         goto cleanup;
     ks_text_add(&text, "job:            %s\nmodel:          %s (%s, %s)\naxes, slowest first:\n", job->path, job->model,
                 s.config.family, job->prediction);

@@ -25,9 +25,10 @@ struct ks_renderer {
     float *sigmas; /* of the call that was handed out last */
     uint8_t *rgb;  /* [batch, 8H, 8W, 3], or NULL */
     double decode_seconds;
+    int calls_since_ahead; /* network calls since texts were last encoded ahead */
 };
 
-ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, int rows, bool images, ks_error *err)
+ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, bool images, ks_error *err)
 {
     ks_renderer *r = ks_calloc(1, sizeof *r);
     const int *shape = setup->shape;
@@ -37,13 +38,21 @@ ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, int rows, bool images
         r->rgb = ks_calloc((size_t)shape[0] * (size_t)shape[2] * (size_t)shape[3], CELL * CELL * 3);
     int parts = (setup->texts ? KS_LOAD_TEXT : 0) | (images ? KS_LOAD_VAE : 0);
     r->model = ks_model_load(setup->file, &setup->config, ops, parts, setup->tokenizer, err);
-    if (!r->model || ks_model_plan(r->model, rows, shape[2], shape[3], err) ||
-        !(r->engine = ks_engine_new(ops, rows, KS_SHARE_BYTES, err))) {
+    if (!r->model) {
         ks_error_wrap(err, "%s", setup->job->model);
         ks_renderer_free(r);
         return NULL;
     }
     return r;
+}
+
+int ks_renderer_plan(ks_renderer *r, int rows, ks_error *err)
+{
+    const int *shape = r->setup->shape;
+    if (ks_model_plan(r->model, rows, shape[2], shape[3], err))
+        return ks_error_wrap(err, "%s", r->setup->job->model);
+    r->engine = ks_engine_new(r->ops, rows, KS_SHARE_BYTES, err);
+    return r->engine ? 0 : ks_error_wrap(err, "%s", r->setup->job->model);
 }
 
 void ks_renderer_free(ks_renderer *r)
@@ -188,10 +197,38 @@ static int engine_done(void *self, const ks_result *result, ks_error *err)
     return r->calls->done(r->calls->self, &out, err);
 }
 
+/* Queues the texts of the points that come next behind a network call, where the device works while the host goes on: lanes that
+ * start later need not wait for them. The engine waits for a call before it queues the one after the next, so what was queued
+ * two calls ago is there. */
+static int look_ahead(ks_renderer *r, ks_error *err)
+{
+    enum { POINTS = 32 };
+    const ks_job *job = r->setup->job;
+    ks_conditions *c = r->setup->conditions;
+    if (!r->ops->fence || !r->calls->peek || !r->setup->texts)
+        return 0;
+    if (ks_conditions_on_their_way(c)) {
+        if (++r->calls_since_ahead < 2)
+            return 0;
+        if (ks_conditions_settle(c, r->model, err))
+            return -1;
+    }
+    r->calls_since_ahead = 0;
+    uint64_t point;
+    for (uint64_t k = 0; k < POINTS && r->calls->peek(r->calls->self, k, &point); k++) {
+        ks_sample sample;
+        ks_job_sample(job, point * (uint64_t)r->setup->shape[0], &sample);
+        if (ks_conditions_encode_ahead(c, r->model, &job->positive[sample.positive], err) ||
+            ks_conditions_encode_ahead(c, r->model, &job->negative[sample.negative], err))
+            return -1;
+    }
+    return 0;
+}
+
 static int engine_network(void *self, const ks_net_row *rows, int n, ks_error *err)
 {
     ks_renderer *r = self;
-    return ks_model_rows(r->model, rows, n, err);
+    return ks_model_rows(r->model, rows, n, err) || look_ahead(r, err) ? -1 : 0;
 }
 
 static int engine_poll(void *self, bool idle, bool *finished, ks_error *err)

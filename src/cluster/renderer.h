@@ -29,14 +29,17 @@ typedef struct ks_rendered {
 typedef struct ks_render_calls {
     void *self;
     int (*next)(void *self, uint64_t *point); /* 1 a point, 0 none now */
+    /* The point that comes k points after the next one: 1, or 0 where that is not known; may be NULL. */
+    int (*peek)(void *self, uint64_t k, uint64_t *point);
     int (*done)(void *self, const ks_rendered *result, ks_error *err);
     int (*poll)(void *self, bool idle, bool *finished,
                 ks_error *err); /* as in engine.h; may be NULL */
 } ks_render_calls;
 
-/* Loads the model onto ops and plans calls of `rows` rows. images: decode as well. setup and ops
- * outlive it. */
-ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, int rows, bool images, ks_error *err);
+/* Loads the model onto ops. images: its decoder as well. setup and ops outlive it. */
+ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, bool images, ks_error *err);
+/* Plans calls of `rows` rows: once, before it runs. */
+int ks_renderer_plan(ks_renderer *r, int rows, ks_error *err);
 void ks_renderer_free(ks_renderer *r);
 
 /* 0 done, 1 stopped, -1 error. */

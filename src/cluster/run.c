@@ -51,6 +51,7 @@ typedef struct run {
     char *folder; /* OUT.d */
     int rows;
     uint64_t todo; /* points that this run is to render */
+    bool load_early; /* there is surely something to render */
     bool complete; /* everything that was asked for is there, collected */
     bool idle;     /* there is nothing to render, but perhaps to collect */
     bool begun;    /* rendering has begun on every rank */
@@ -176,7 +177,7 @@ static int choose_rows(run *r, ks_error *err)
     bool begun = r->rows != 0;
     if (!r->rows)
         r->rows = job->batch_rows;
-    if (ks_setup_choose_rows(&r->setup, r->ops, ks_comm_local_size(r->comm), &r->rows, err))
+    if (ks_setup_choose_rows(&r->setup, r->ops, ks_comm_local_size(r->comm), r->renderer != NULL, &r->rows, err))
         return -1;
     if (!r->selection.parts)
         ks_layout_clear(r->folder);
@@ -221,12 +222,37 @@ static uint64_t *list_done(run *r)
     return map;
 }
 
-/* Rank 0's look at everything; what it decides is sent to the others. */
-static int decide(run *r, ks_error *err)
+/* Rank 0's look at all that can be wrong with the job, and at whether there is something to render for certain: then the model
+ * is loaded while its digest is made. */
+static int look_at_job(run *r, ks_error *err)
 {
     const ks_run_options *o = r->options;
-    if (ks_select(&r->selection, r->setup.job, o->filters, o->filter_count, o->shard, err) ||
-        ks_setup_digest(&r->setup, err) || claim_output(r, err) || look_at_output(r, err) || choose_rows(r, err))
+    int one = 0;
+    if (ks_select(&r->selection, r->setup.job, o->filters, o->filter_count, o->shard, err) || ks_setup_check(&r->setup, err) ||
+        claim_output(r, err))
+        return -1;
+    r->load_early = !is_collected(r);
+    return r->load_early ? ks_setup_choose_rows(&r->setup, r->ops, ks_comm_local_size(r->comm), false, &one, err) : 0;
+}
+
+/* Collective: every rank loads the model where rank 0 has found that it will be used. */
+static int load_early(run *r, ks_error *err)
+{
+    int64_t early;
+    if (agree(r, is_root(r) ? look_at_job(r, err) : 0, err))
+        return -1;
+    early = r->load_early;
+    if (ks_comm_broadcast(r->comm, &early, sizeof early, 0, err))
+        return -1;
+    if (early)
+        r->renderer = ks_renderer_new(&r->setup, r->ops, r->setup.job->images, err);
+    return agree(r, early && !r->renderer ? -1 : 0, err);
+}
+
+/* Rank 0's look at the output; what it decides is sent to the others. */
+static int decide(run *r, ks_error *err)
+{
+    if (ks_setup_digest_model(&r->setup, err) || look_at_output(r, err) || choose_rows(r, err))
         return -1;
     uint64_t *map = list_done(r);
     ks_coordinator_options options = {.points = r->selection.points, .done = map, .workers = ks_comm_size(r->comm)};
@@ -281,6 +307,8 @@ static int open_job(run *r, ks_error *err)
     ks_shared_file_close(&r->model);
     if (ks_setup_open_mapped(&r->setup, job, model, err))
         return -1;
+    if (is_root(r))
+        ks_setup_hash_ahead(&r->setup);
     r->folder = ks_format("%s.d", job->output);
     r->ops = ks_device_open(job, ks_comm_local_rank(r->comm), ks_comm_local_size(r->comm), r->options->threads, err);
     return r->ops ? 0 : -1;
@@ -318,6 +346,12 @@ static int run_next(void *self, uint64_t *point)
 {
     run *r = self;
     return ks_worker_next(r->worker, point);
+}
+
+static int run_peek(void *self, uint64_t k, uint64_t *point)
+{
+    const run *r = self;
+    return ks_worker_peek(r->worker, k, point);
 }
 
 static int run_done(void *self, const ks_rendered *result, ks_error *err)
@@ -402,7 +436,7 @@ static int wait_for_lease(run *r, ks_error *err)
 
 static int render(run *r, ks_error *err)
 {
-    ks_render_calls calls = {.self = r, .next = run_next, .done = run_done, .poll = run_poll};
+    ks_render_calls calls = {.self = r, .next = run_next, .peek = run_peek, .done = run_done, .poll = run_poll};
     int rc = wait_for_lease(r, err);
     if (!rc)
         rc = ks_renderer_run(r->renderer, &calls, err);
@@ -445,10 +479,12 @@ static int end_lost(const run *r, int own, ks_error *err)
 static int render_all(run *r, ks_error *err)
 {
     r->worker = ks_worker_new(r->comm, r->coordinator, points_in_flight(r));
-    r->renderer = ks_renderer_new(&r->setup, r->ops, r->rows, r->setup.job->images, err);
-    int rc = agree(r, r->renderer ? ks_record_open(&r->record, &r->setup, r->ops, r->rows, err) : -1, err);
-    if (rc)
-        return rc;
+    if (!r->renderer)
+        r->renderer = ks_renderer_new(&r->setup, r->ops, r->setup.job->images, err);
+    bool ready = r->renderer && !ks_renderer_plan(r->renderer, r->rows, err) &&
+                 !ks_record_open(&r->record, &r->setup, r->ops, r->rows, err);
+    if (agree(r, ready ? 0 : -1, err))
+        return -1;
     ks_setup_close_model(&r->setup);
     r->begun = true;
     ks_worker_catch_signals();
@@ -573,7 +609,7 @@ static int finish_idle(run *r, ks_error *err)
 /* Collective. 0 done, 1 stopped, -1 failed. */
 static int run_job(run *r, ks_error *err)
 {
-    if (agree(r, load_job(r, err), err) || share_model(r, err) || agree(r, open_job(r, err), err) ||
+    if (agree(r, load_job(r, err), err) || share_model(r, err) || agree(r, open_job(r, err), err) || load_early(r, err) ||
         agree(r, is_root(r) ? decide(r, err) : 0, err) || share_decisions(r, err))
         return -1;
     name_output(r);

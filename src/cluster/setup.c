@@ -91,13 +91,29 @@ static int add_file(ks_hasher *h, const char *folder, const char *name, ks_error
     return rc;
 }
 
-/* Weights, what the JSON beside them says, and the tokenizer's files. */
-static int digest_model(ks_setup *s, ks_error *err)
+void ks_setup_hash_ahead(ks_setup *s)
 {
     size_t size;
     const void *bytes = ks_safetensors_bytes(s->file, &size);
-    if (ks_sha256(bytes, size, s->sha256, err))
+    s->hashing = ks_hash_ahead_start(bytes, size);
+}
+
+static int digest_file(ks_setup *s, ks_error *err)
+{
+    size_t size;
+    const void *bytes = ks_safetensors_bytes(s->file, &size);
+    ks_hash_ahead *hashing = s->hashing;
+    s->hashing = NULL;
+    if (hashing ? ks_hash_ahead_end(hashing, s->sha256, err) : ks_sha256(bytes, size, s->sha256, err))
         return ks_error_wrap(err, "%s", s->job->model);
+    return 0;
+}
+
+/* Weights, what the JSON beside them says, and the tokenizer's files. */
+int ks_setup_digest_model(ks_setup *s, ks_error *err)
+{
+    if (digest_file(s, err))
+        return -1;
     const ks_model_config *c = &s->config;
     ks_hasher *h = ks_hasher_new();
     ks_hasher_add_text(h, s->sha256);
@@ -150,11 +166,6 @@ int ks_setup_check(ks_setup *s, ks_error *err)
     return 0;
 }
 
-int ks_setup_digest(ks_setup *s, ks_error *err)
-{
-    return ks_setup_check(s, err) || digest_model(s, err) ? -1 : 0;
-}
-
 int ks_setup_share(ks_setup *s, ks_comm *comm, ks_error *err)
 {
     const ks_job *job = s->job;
@@ -176,6 +187,7 @@ void ks_setup_close_model(ks_setup *s)
 
 void ks_setup_close(ks_setup *s)
 {
+    ks_hash_ahead_drop(s->hashing);
     ks_conditions_free(s->conditions);
     ks_input_latents_free(s->latents);
     ks_safetensors_close(s->file);
@@ -269,15 +281,15 @@ static int refuse_memory(const ks_setup *s, const ks_ops *ops, ks_memory_need ne
                         rows > 1 ? "fewer parallel.batch_rows" : "a smaller picture", gpu ? "a larger GPU" : "fewer ranks");
 }
 
-int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, int *rows, ks_error *err)
+int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, bool loaded, int *rows, ks_error *err)
 {
     bool gpu = strcmp(ops->name, "cpu") != 0;
     int least = gpu ? GPU_ROWS : CPU_ROWS;
     double calls = (double)ks_job_samples(s->job) / s->shape[0];
     double wanted = ops->threads > least ? ops->threads : least;
     double useful = calls * ks_setup_rows_per_call(s);
-    double memory = (double)ops->memory_free(ops) / (gpu ? 1 : ranks);
     ks_memory_need need = ks_setup_memory(s, ops);
+    double memory = (double)ops->memory_free(ops) / (gpu ? 1 : ranks) + (loaded ? need.weights : 0);
     double fitting = floor((memory - need.fixed) / need.row);
     if (fitting < fmax(*rows, 1))
         return refuse_memory(s, ops, need, *rows ? *rows : 1, memory, err);

@@ -7,6 +7,7 @@
 #include "backend/ops.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/hash_ahead.h"
 #include "cluster/comm.h"
 #include "cluster/conditions.h"
 #include "cluster/latents.h"
@@ -22,6 +23,7 @@ typedef struct ks_setup {
     ks_model_config config;
     ks_model_sampling sampling;
     char sha256[KS_SHA256_HEX];
+    ks_hash_ahead *hashing; /* the digest of the model's file, on its way; or NULL */
     char *tokenizer; /* folder; NULL when no text is used */
     bool texts;      /* some conditioning is a text */
     ks_input_latents *latents;
@@ -44,8 +46,11 @@ void ks_setup_close_model(ks_setup *s);
 /* Reads every conditioning and latent from its file, holds it against the model and makes its digest. */
 int ks_setup_check(ks_setup *s, ks_error *err);
 
-/* The same, and the model's digest: all that keys depend on. */
-int ks_setup_digest(ks_setup *s, ks_error *err);
+/* Begins the model's digest, for a rank that will want it later. */
+void ks_setup_hash_ahead(ks_setup *s);
+
+/* The model's digest: after ks_setup_check, all that keys depend on is there. */
+int ks_setup_digest_model(ks_setup *s, ks_error *err);
 
 /* Collective: hands rank 0's digests to the other ranks. */
 int ks_setup_share(ks_setup *s, ks_comm *comm, ks_error *err);
@@ -56,8 +61,8 @@ void ks_setup_close(ks_setup *s);
 int ks_setup_rows_per_call(const ks_setup *s);
 
 /* Rows of a network call. *rows 0: chosen for this sweep, from its size and the device's free memory; else that many, which must
- * fit. ranks: that share a CPU's memory. Fails with what is needed and what is free when they do not, or not even one row does. */
-int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, int *rows, ks_error *err);
+ * fit. ranks: that share a CPU's memory. loaded: the networks are on the device already. Fails with what is needed and what is free when they do not, or not even one row does. */
+int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, bool loaded, int *rows, ks_error *err);
 
 /* Device bytes of a run, roughly. */
 typedef struct ks_memory_need {

@@ -148,6 +148,19 @@ int ks_worker_next(ks_worker *w, uint64_t *point)
     return 0;
 }
 
+int ks_worker_peek(const ks_worker *w, uint64_t k, uint64_t *point)
+{
+    for (int i = 0; i < w->leases; i++) {
+        uint64_t count = w->queue[i].end - w->queue[i].next;
+        if (k < count) {
+            *point = w->queue[i].next + k;
+            return 1;
+        }
+        k -= count;
+    }
+    return 0;
+}
+
 static int send_to(ks_worker *w, int rank, enum message_kind kind, uint64_t a, uint64_t b, ks_error *err)
 {
     ks_message m = {.kind = kind, .a = a, .b = b};

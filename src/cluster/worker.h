@@ -21,6 +21,9 @@ void ks_worker_free(ks_worker *w);
 /* Next point to render: 1 given, 0 none now. */
 int ks_worker_next(ks_worker *w, uint64_t *point);
 
+/* The point that will be given k points after the next one: 1, or 0 where that is not known. */
+int ks_worker_peek(const ks_worker *w, uint64_t k, uint64_t *point);
+
 /* A point has ended. rows, saved: network rows of this rank so far. */
 int ks_worker_done(ks_worker *w, uint64_t point, bool failed, double rows, double saved, ks_error *err);
 

@@ -26,6 +26,9 @@ struct ks_model {
     ks_text text;
     ks_vae vae;
     ks_tokenizer *tokenizer; /* NULL without KS_LOAD_TEXT */
+    ks_text_memory encoding_memory[KS_ENCODINGS];
+    bool encoding_used[KS_ENCODINGS];
+    float *empty_states; /* host, of the empty prompt; NULL: not needed so far */
     bool has_vae;
 
     uint64_t conds; /* made so far: the last one's id */

@@ -58,6 +58,9 @@ void ks_model_free(ks_model *m)
     ks_release(m->ops, m->device);
     free(m->host);
     ks_unet_free(&m->unet);
+    for (int i = 0; i < KS_ENCODINGS; i++)
+        ks_text_memory_free(&m->encoding_memory[i], m->ops);
+    free(m->empty_states);
     ks_text_free(&m->text);
     ks_tokenizer_free(m->tokenizer);
     ks_weight_list_free(&m->weights, m->ops);
@@ -67,4 +70,9 @@ void ks_model_free(ks_model *m)
 const ks_model_config *ks_model_config_of(const ks_model *m)
 {
     return &m->config;
+}
+
+int ks_model_wait(ks_model *m, ks_error *err)
+{
+    return m->ops->sync(m->ops, err);
 }

@@ -43,6 +43,16 @@ size_t ks_cond_bytes(const ks_cond *c); /* device memory it holds now; 0 while n
 int ks_model_encode_text(ks_model *m, const char *text, float **context, int *tokens,
                          ks_error *err);
 
+/* The same in two parts. begin queues the work; end, once all that was queued by then has been waited for, hands out the
+ * context and frees (context NULL: only frees). At most KS_ENCODINGS at a time. */
+typedef struct ks_encoding ks_encoding;
+enum { KS_ENCODINGS = 9 };
+ks_encoding *ks_model_encode_begin(ks_model *m, const char *text, ks_error *err);
+void ks_model_encode_end(ks_encoding *e, float **context, int *tokens);
+
+/* Waits for all that is queued on the model's device. */
+int ks_model_wait(ks_model *m, ks_error *err);
+
 /* SDXL's y: pooled [P], then the sinusoidal embeddings (256 wide each) of height, width, crop_h,
  * crop_w, target_height, target_width: P + 1536 values. */
 void ks_sdxl_vector(const float *pooled, int pooled_width, const int size[6], float *y);

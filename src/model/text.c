@@ -62,29 +62,45 @@ static void run_layer(const ks_text_layer *layer, ks_ops *ops, const ks_text_con
     ops->unwind(ops, mark);
 }
 
-int ks_text_run(const ks_text *t, ks_ops *ops, const int32_t *ids, int blocks, float *out,
-                ks_error *err)
+void ks_text_memory_free(ks_text_memory *memory, ks_ops *ops)
+{
+    if (memory->ids)
+        ops->release(ops, memory->ids);
+    if (memory->states)
+        ops->release(ops, memory->states);
+    *memory = (ks_text_memory){0};
+}
+
+static int make_room(ks_text_memory *memory, ks_ops *ops, const ks_text_config *c, int blocks, ks_error *err)
+{
+    if (blocks <= memory->blocks)
+        return 0;
+    size_t count = (size_t)blocks * (size_t)c->tokens;
+    ks_text_memory_free(memory, ops);
+    memory->ids = ops->alloc(ops, count * sizeof *memory->ids, err);
+    memory->states = memory->ids ? ops->alloc(ops, count * (size_t)c->width * sizeof(float), err) : NULL;
+    if (!memory->states)
+        return -1;
+    memory->blocks = blocks;
+    return 0;
+}
+
+int ks_text_queue(const ks_text *t, ks_ops *ops, ks_text_memory *memory, const int32_t *ids, int blocks, float *out,
+                  ks_error *err)
 {
     const ks_text_config *c = t->config;
-    size_t count = (size_t)blocks * (size_t)c->tokens, values = count * (size_t)c->width;
-    int result = -1;
-    int32_t *device_ids = ops->alloc(ops, count * sizeof *ids, err);
-    float *states = device_ids ? ops->alloc(ops, values * sizeof(float), err) : NULL;
-    if (!states)
-        goto cleanup;
+    size_t count = (size_t)blocks * (size_t)c->tokens;
+    if (make_room(memory, ops, c, blocks, err))
+        return -1;
     size_t mark = ops->mark(ops);
     ks_act x = ops->act(ops, blocks, c->tokens, 1, c->width);
-    ops->upload(ops, device_ids, ids, count * sizeof *ids);
-    ops->embedding(ops, x, device_ids, t->tokens, t->positions);
+    ops->upload(ops, memory->ids, ids, count * sizeof *ids);
+    ops->embedding(ops, x, memory->ids, t->tokens, t->positions);
     for (int i = 0; i < c->layers; i++)
         run_layer(&t->layer[i], ops, c, x);
     ops->layer_norm(ops, x, x, t->final_norm, norm_eps);
-    ops->to_floats(ops, states, x);
-    ops->download(ops, out, states, values * sizeof(float));
+    ops->to_floats(ops, memory->states, x);
+    ops->download(ops, out, memory->states, count * (size_t)c->width * sizeof(float));
     ops->unwind(ops, mark);
-    result = ops->sync(ops, err);
-cleanup:
-    ks_release(ops, states);
-    ks_release(ops, device_ids);
-    return result;
+    return 0;
 }

@@ -20,10 +20,19 @@ typedef struct ks_text {
 int ks_text_load(ks_text *t, ks_loader *l, const ks_text_config *config);
 void ks_text_free(ks_text *t);
 
-/* The last hidden states after the final layer norm, host [blocks, tokens, width], of ids [blocks,
- * tokens]. Waits. */
-int ks_text_run(const ks_text *t, ks_ops *ops, const int32_t *ids, int blocks, float *out,
-                ks_error *err);
+/* Device memory of one run, kept from run to run. */
+typedef struct ks_text_memory {
+    int blocks; /* that it has room for */
+    int32_t *ids;
+    float *states;
+} ks_text_memory;
+
+void ks_text_memory_free(ks_text_memory *memory, ks_ops *ops);
+
+/* Queues the last hidden states after the final layer norm, host [blocks, tokens, width], of ids
+ * [blocks, tokens]: they are there when what is queued now has been waited for. */
+int ks_text_queue(const ks_text *t, ks_ops *ops, ks_text_memory *memory, const int32_t *ids, int blocks, float *out,
+                  ks_error *err);
 
 /* A prompt as blocks of `tokens` ids (start, ids, end, padded with end), each with its emphasis. */
 typedef struct ks_prompt {

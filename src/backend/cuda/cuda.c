@@ -35,7 +35,6 @@ static void cuda_free(ks_ops *ops)
     free(c->chunk);
     cudaFree(c->blas_workspace);
     cudaFree(c->small);
-    cudaFree(c->left.pairs);
     ks_cuda_transfer_free(c);
     ks_cuda_clocks_free(c);
     if (c->blas)

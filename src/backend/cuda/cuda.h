@@ -117,15 +117,6 @@ typedef struct ks_cuda_graph {
     cudaGraphExec_t graph;
 } ks_cuda_graph;
 
-/* Moments of what the last operation wrote, where that was a product which left them for a norm
- * (ks_cuda_gemm_epilogue.next). of.data: NULL as soon as anything else may have written. */
-typedef struct ks_cuda_moments {
-    ks_act of;
-    int part_columns;
-    float *pairs;
-    size_t bytes;
-} ks_cuda_moments;
-
 typedef struct ks_cuda {
     ks_ops ops;
     int device;
@@ -145,7 +136,6 @@ typedef struct ks_cuda {
     int chunks, current;
     size_t used; /* bytes taken of chunk[current] */
 
-    ks_cuda_moments left;
     ks_cuda_linear_plan **linear;
     ks_cuda_conv_plan **conv;
     int linears, convs;

@@ -254,67 +254,29 @@ static bool copy(ks_cuda *c, ks_act to, ks_act from)
                                                                   absent));
 }
 
-/* x's moments for the norm that w has absorbed: those that the product before has left, or made
- * now. */
-static void take_moments(ks_cuda *c, ks_cuda_gemm_epilogue *after, ks_act x, const ks_weight *w,
-                         const ks_cuda_moments *left)
+/* Each token's mean and deviation for an absorbed norm; NULL after a failure. */
+static const float *moments_of(ks_cuda *c, ks_act x, float eps)
 {
-    after->sums = w->sums;
-    after->eps = w->eps;
-    if (left->of.data == x.data && left->of.stride == x.stride && ks_cuda_same_shape(left->of, x)) {
-        after->moments = left->pairs;
-        after->part_columns = left->part_columns;
-        return;
-    }
-    float *made = ks_cuda_take(c, (size_t)tokens_of(x) * 2 * sizeof *made);
-    after->moments = made;
-    if (made)
-        KS_CUDA_CALL(c, ks_cuda_layer_moments(c->stream, c->type, made, x, w->eps));
-}
-
-/* Room for the moments of y; NULL where there is none. Kept graphs know the old room. */
-static float *room_for_moments(ks_cuda *c, ks_act y, int part_columns)
-{
-    const size_t parts = (size_t)((y.c + part_columns - 1) / part_columns);
-    const size_t bytes = (size_t)tokens_of(y) * parts * 2 * sizeof(float);
-    ks_error err;
-    if (bytes > c->left.bytes && !c->capturing) {
-        ks_cuda_graphs_free(c);
-        ks_cuda_release(&c->ops, c->left.pairs);
-        c->left.pairs = ks_cuda_alloc(&c->ops, bytes, &err);
-        c->left.bytes = c->left.pairs ? bytes : 0;
-    }
-    return bytes <= c->left.bytes ? c->left.pairs : NULL;
-}
-
-/* A sum with a residual is what norms read: its moments are left for the next product. */
-static void leave_moments(ks_cuda *c, ks_cuda_gemm_epilogue *after, ks_act y)
-{
-    const int part_columns = ks_cuda_gemm_part((int)tokens_of(y), y.c);
-    if (!after->residual.data || after->part_columns)
-        return;
-    after->next = room_for_moments(c, y, part_columns);
-    c->left.part_columns = part_columns;
+    float *moments = ks_cuda_take(c, (size_t)tokens_of(x) * 2 * sizeof *moments);
+    if (moments)
+        KS_CUDA_CALL(c, ks_cuda_layer_moments(c->stream, c->type, moments, x, eps));
+    return c->failed ? NULL : moments;
 }
 
 /* The own product; what it cannot read or write where it lies passes through scratch. */
-static bool multiply_packed(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, ks_act residual,
-                            const ks_cuda_moments *left)
+static bool multiply_packed(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, ks_act residual)
 {
     size_t mark = ks_cuda_mark(&c->ops);
     ks_act to = aligned(c, y), from = aligned(c, x);
     ks_cuda_gemm_epilogue after = {
-        .gated = w->gated, .bias = w->bias, .residual = aligned(c, residual)};
+        .gated = w->gated, .bias = w->bias, .sums = w->sums, .residual = aligned(c, residual)};
     bool good = !c->failed && copy(c, from, x) &&
                 (!residual.data || copy(c, after.residual, residual));
     if (good && w->sums)
-        take_moments(c, &after, from, w, left);
-    leave_moments(c, &after, to);
+        after.moments = moments_of(c, from, w->eps);
     good = good && !c->failed &&
            KS_CUDA_CALL(c, ks_cuda_gemm(c->stream, c->type, to, from, w->data, &after)) &&
            copy(c, y, to);
-    if (good && after.next && to.data == y.data)
-        c->left.of = y;
     ks_cuda_unwind(&c->ops, mark);
     return good;
 }
@@ -341,10 +303,9 @@ bool ks_cuda_product(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, bool bi
                                           line, absent, KS_ACT_NONE, residual));
 }
 
-static bool product_of(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, ks_act residual,
-                       const ks_cuda_moments *left)
+static bool product_of(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, ks_act residual)
 {
-    return w->packed ? multiply_packed(c, y, x, w, residual, left)
+    return w->packed ? multiply_packed(c, y, x, w, residual)
                      : ks_cuda_product(c, y, x, w, true, residual);
 }
 
@@ -352,19 +313,18 @@ void ks_cuda_linear(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, ks_acti
                     ks_act residual)
 {
     ks_cuda *c = ks_cuda_of(ops);
-    const ks_cuda_moments left = c->left;
     bool fits = w->kh * w->kw == 1 && w->in == x.c && w->out == y.c && x.n == y.n &&
                 ks_cuda_pixels(x) == ks_cuda_pixels(y) &&
                 (!residual.data || ks_cuda_same_shape(residual, y));
     if (!ks_cuda_runs(c, fits, "linear", y, x))
         return;
     if (activation == KS_ACT_NONE) {
-        product_of(c, y, x, w, residual, &left);
+        product_of(c, y, x, w, residual);
         return;
     }
     size_t mark = ops->mark(ops);
     ks_act sum = residual.data ? ops->act(ops, y.n, y.h, y.w, y.c) : y; /* y may be residual */
-    if (!c->failed && product_of(c, sum, x, w, absent, &left))
+    if (!c->failed && product_of(c, sum, x, w, absent))
         KS_CUDA_CALL(c, ks_cuda_finish(c->stream, c->type, y, sum, NULL, absent, activation,
                                        residual));
     ops->unwind(ops, mark);
@@ -373,13 +333,12 @@ void ks_cuda_linear(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, ks_acti
 void ks_cuda_geglu(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w)
 {
     ks_cuda *c = ks_cuda_of(ops);
-    const ks_cuda_moments left = c->left;
     bool fits = w->kh * w->kw == 1 && w->in == x.c && w->out == 2 * y.c && x.n == y.n &&
                 ks_cuda_pixels(x) == ks_cuda_pixels(y);
     if (!ks_cuda_runs(c, fits, "geglu", y, x))
         return;
     if (w->packed) {
-        multiply_packed(c, y, x, w, absent, &left);
+        multiply_packed(c, y, x, w, absent);
         return;
     }
     size_t mark = ops->mark(ops);

@@ -29,7 +29,6 @@ static cudaGraphExec_t capture(ks_cuda *c, void (*work)(void *), void *arg)
     if (!KS_CUDA_CALL(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal)))
         return NULL;
     c->capturing = true;
-    c->left.of.data = NULL; /* nothing of before belongs to what is kept */
     work(arg);
     c->capturing = false;
     bool good = KS_CUDA_CALL(c, cudaStreamEndCapture(c->stream, &graph)) && !c->failed;
@@ -70,11 +69,10 @@ int ks_cuda_replay(ks_ops *ops, uint64_t key, void (*work)(void *arg), void *arg
             continue;
         g->used = c->replays;
         KS_CUDA_CALL(c, cudaGraphLaunch(g->graph, c->stream));
-        return 0; /* and c->left is of nothing: ks_cuda_runs has seen to it */
+        return 0;
     }
     work(arg);
     cudaGraphExec_t made = c->failed ? NULL : capture(c, work, arg);
-    c->left.of.data = NULL;
     if (made)
         *free_place(c) = (ks_cuda_graph){.key = key, .used = c->replays, .graph = made};
     return 0;

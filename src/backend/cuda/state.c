@@ -50,7 +50,6 @@ bool ks_cuda_dnn_good(ks_cuda *c, cudnnStatus_t status, const char *what)
 
 bool ks_cuda_runs(ks_cuda *c, bool fits, const char *operation, ks_act y, ks_act x)
 {
-    c->left.of.data = NULL;
     if (c->failed)
         return false;
     if (!fits)
@@ -94,7 +93,6 @@ void ks_cuda_release(ks_ops *ops, void *memory)
     ks_cuda *c = ks_cuda_of(ops);
     if (!memory)
         return;
-    c->left.of.data = NULL;
     cudaSetDevice(c->device);
     KS_CUDA_CALL(c, cudaStreamSynchronize(c->stream));
     KS_CUDA_CALL(c, cudaFree(memory));

@@ -6,7 +6,10 @@
 
 #include <cmocka.h>
 
+#include <stdlib.h>
+
 #include "base/hash.h"
+#include "base/hash_ahead.h"
 
 /* What xxh128sum prints for an empty file. */
 static void digest_of_nothing_is_the_published_one(void **state)
@@ -26,6 +29,26 @@ static void sha256_is_the_published_one(void **state)
     assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_int_equal(ks_sha256(NULL, 0, hex, NULL), 0);
     assert_string_equal(hex, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}
+
+static void a_digest_made_ahead_is_the_same(void **state)
+{
+    (void)state;
+    enum { SIZE = (48 << 20) + 12345 };
+    char *data = malloc(SIZE), ahead[KS_SHA256_HEX], plain[KS_SHA256_HEX];
+    assert_non_null(data);
+    for (size_t i = 0; i < SIZE; i++)
+        data[i] = (char)(i * 2654435761U >> 13);
+    for (size_t size = 0; size <= SIZE; size += SIZE / 3) {
+        ks_hash_ahead *h = ks_hash_ahead_start(data, size);
+        assert_non_null(h);
+        assert_int_equal(ks_sha256(data, size, plain, NULL), 0);
+        assert_int_equal(ks_hash_ahead_end(h, ahead, NULL), 0);
+        assert_string_equal(ahead, plain);
+    }
+    ks_hash_ahead_drop(ks_hash_ahead_start(data, SIZE));
+    ks_hash_ahead_drop(NULL);
+    free(data);
 }
 
 static ks_hash128 of_texts(const char *a, const char *b)
@@ -78,6 +101,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(digest_of_nothing_is_the_published_one),
         cmocka_unit_test(sha256_is_the_published_one),
+        cmocka_unit_test(a_digest_made_ahead_is_the_same),
         cmocka_unit_test(fields_do_not_run_together),
         cmocka_unit_test(negative_zero_is_zero),
         cmocka_unit_test(field_digests_are_stable),

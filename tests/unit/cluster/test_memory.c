@@ -47,7 +47,7 @@ static int rows_with(double bytes, int ranks)
     ks_error err = KS_ERROR_NONE;
     int rows = 0;
     free_bytes = bytes;
-    if (ks_setup_choose_rows(&setup, ops, ranks, &rows, &err))
+    if (ks_setup_choose_rows(&setup, ops, ranks, false, &rows, &err))
         fail_msg("%s", err.text);
     return rows;
 }
@@ -66,6 +66,12 @@ static void rows_fall_with_memory_and_always_fit(void **state)
         last = rows;
     }
     assert_int_equal(last, 1);
+    double loaded = need.fixed + 3.5 * need.row;
+    int rows = 0;
+    ks_error err = KS_ERROR_NONE;
+    free_bytes = loaded - need.weights;
+    assert_int_equal(ks_setup_choose_rows(&setup, ops, 1, true, &rows, &err), 0);
+    assert_int_equal(rows, rows_with(loaded, 1));
     double shared = need.fixed + 4 * need.row;
     assert_int_equal(rows_with(2 * shared, 2), rows_with(shared, 1));
 }
@@ -76,7 +82,7 @@ static void too_little_memory_is_told_with_both_amounts(void **state)
     ks_error err = KS_ERROR_NONE;
     int rows = 0;
     free_bytes = 200 * 0x1p20;
-    assert_int_equal(ks_setup_choose_rows(&setup, ops, 1, &rows, &err), -1);
+    assert_int_equal(ks_setup_choose_rows(&setup, ops, 1, false, &rows, &err), -1);
     assert_non_null(strstr(err.text, "1 row of 512 x 512 pixels need about"));
     assert_non_null(strstr(err.text, "200.0 MiB are free"));
     assert_non_null(strstr(err.text, "decoding"));
@@ -89,10 +95,10 @@ static void rows_that_were_asked_for_must_fit(void **state)
     ks_memory_need need = ks_setup_memory(&setup, ops);
     int rows = 40;
     free_bytes = need.fixed + 40 * need.row;
-    assert_int_equal(ks_setup_choose_rows(&setup, ops, 1, &rows, &err), 0);
+    assert_int_equal(ks_setup_choose_rows(&setup, ops, 1, false, &rows, &err), 0);
     assert_int_equal(rows, 40);
     rows = 41;
-    assert_int_equal(ks_setup_choose_rows(&setup, ops, 1, &rows, &err), -1);
+    assert_int_equal(ks_setup_choose_rows(&setup, ops, 1, false, &rows, &err), -1);
     assert_non_null(strstr(err.text, "41 rows"));
     assert_non_null(strstr(err.text, "parallel.batch_rows"));
 }
