@@ -37,15 +37,6 @@ static int count_row(void *self, const ks_row *row, int shard, uint64_t place, k
     return 0;
 }
 
-/* Samples that are known without their rows, and were not met in others. */
-static void count_known(tally *t, const ks_rescan *known)
-{
-    for (uint64_t i = 0; known->done && i < t->samples / 64 + 1; i++) {
-        t->done += (uint64_t)__builtin_popcountll(known->done[i] & ~t->seen[i]);
-        t->failed += (uint64_t)__builtin_popcountll(known->tried[i] & ~known->done[i] & ~t->seen[i]);
-    }
-}
-
 char *ks_status_text(const char *output, bool *complete, ks_error *err)
 {
     ks_store_info *info = NULL;
@@ -60,9 +51,7 @@ char *ks_status_text(const char *output, bool *complete, ks_error *err)
     ks_text text = {0};
     if (!t.seen)
         ks_error_set(err, "%s: no memory to count %llu samples", output, (unsigned long long)info->samples);
-    ks_rescan known = {.samples = info->samples};
-    if (t.seen && !ks_store_glance(output, &known, count_row, &t, &counts, err)) {
-        count_known(&t, &known);
+    if (t.seen && !ks_store_scan(output, false, count_row, &t, &counts, err)) {
         struct stat status;
         char *folder = ks_format("%s.d", output);
         bool collected = !stat(output, &status);
@@ -76,7 +65,6 @@ char *ks_status_text(const char *output, bool *complete, ks_error *err)
         *complete = t.done + t.failed == t.samples;
         free(folder);
     }
-    ks_store_rescan_end(&known, NULL, NULL);
     free(t.seen);
     ks_store_info_free(info);
     return text.bytes;
@@ -182,7 +170,7 @@ static int render_again(again *a, uint64_t samples, int threads, ks_error *err)
     ks_renderer *renderer = NULL;
     ks_ops *ops = NULL;
     int rc = -1;
-    if (!job || ks_setup_open(a->setup, job, err) || ks_setup_check(a->setup, err) || ks_setup_digest_model(a->setup, err) ||
+    if (!job || ks_setup_open(a->setup, job, err) || ks_setup_digest(a->setup, err) ||
         choose_rows(a, samples, err))
         goto cleanup;
     ops = ks_device_open(job, 0, 1, threads, err);

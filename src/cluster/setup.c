@@ -166,6 +166,11 @@ int ks_setup_check(ks_setup *s, ks_error *err)
     return 0;
 }
 
+int ks_setup_digest(ks_setup *s, ks_error *err)
+{
+    return ks_setup_check(s, err) || ks_setup_digest_model(s, err) ? -1 : 0;
+}
+
 int ks_setup_share(ks_setup *s, ks_comm *comm, ks_error *err)
 {
     const ks_job *job = s->job;

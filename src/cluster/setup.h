@@ -52,6 +52,9 @@ void ks_setup_hash_ahead(ks_setup *s);
 /* The model's digest: after ks_setup_check, all that keys depend on is there. */
 int ks_setup_digest_model(ks_setup *s, ks_error *err);
 
+/* Both. */
+int ks_setup_digest(ks_setup *s, ks_error *err);
+
 /* Collective: hands rank 0's digests to the other ranks. */
 int ks_setup_share(ks_setup *s, ks_comm *comm, ks_error *err);
 

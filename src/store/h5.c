@@ -144,11 +144,18 @@ bool ks_h5_is_float16(hid_t type)
 
 /* --- files that come from strangers --- */
 
+/* Called when a name leads into another file; outside: a bool that notes it. */
 static herr_t refuse_link(const char *parent, const char *group, const char *file, const char *object, unsigned *flags,
-                          hid_t list, void *data)
+                          hid_t list, void *outside)
 {
-    (void)parent, (void)group, (void)file, (void)object, (void)flags, (void)list, (void)data;
+    (void)parent, (void)group, (void)file, (void)object, (void)flags, (void)list;
+    *(bool *)outside = true;
     return -1;
+}
+
+static int lies_elsewhere(const char *path, const char *name, ks_error *err)
+{
+    return ks_error_set(err, "%s: /%s has its data in files elsewhere, which is refused: copy them into one file", path, name);
 }
 
 /* Whether the path stays beside or below the file that names it. */
@@ -205,16 +212,17 @@ static int check_storage(hid_t set, const char *path, const char *name, ks_error
                    (H5Pget_layout(list) == H5D_VIRTUAL && !sources_stay_below(path, list));
     ks_h5_close(&list);
     H5Eclear2(H5E_DEFAULT);
-    return outside ? ks_error_set(err, "%s: /%s has its data in files elsewhere, which is refused: copy them into one file", path,
-                                  name)
-                   : 0;
+    return outside ? lies_elsewhere(path, name, err) : 0;
 }
 
 hid_t ks_h5_open_set(hid_t file, const char *path, const char *name, ks_error *err)
 {
     hid_t list = H5Pcreate(H5P_DATASET_ACCESS), set = -1;
-    if (list < 0 || H5Pset_elink_cb(list, refuse_link, NULL) < 0 || (set = H5Dopen2(file, name, list)) < 0)
+    bool outside = false;
+    if (list < 0 || H5Pset_elink_cb(list, refuse_link, &outside) < 0 || (set = H5Dopen2(file, name, list)) < 0)
         ks_h5_fail(err, "%s: cannot open /%s", path, name);
+    if (outside)
+        lies_elsewhere(path, name, err);
     ks_h5_close(&list);
     if (set >= 0 && check_storage(set, path, name, err))
         ks_h5_close(&set);

@@ -42,6 +42,7 @@ typedef struct ks_rescan_state {
     bool mapped;   /* the known bitmaps hold */
     bool complete; /* every file is among those found */
     bool has_shards;
+    bool walked;   /* to the end: what was found is all */
 } ks_rescan_state;
 
 typedef struct scanner {
@@ -179,8 +180,8 @@ static int walk_all(scanner *s, ks_rescan_state *state, bool check, ks_error *er
     return status;
 }
 
-/* Lists the files and walks them; r NULL: nothing is known of them. anyone: what decides the samples' order is not asked. */
-static int scan(const char *out, bool check, ks_rescan *r, bool anyone, scanner *s, ks_error *err)
+/* Lists the files and walks them; r NULL: nothing is known of them. */
+static int scan(const char *out, bool check, ks_rescan *r, scanner *s, ks_error *err)
 {
     ks_store_info *info = NULL;
     ks_rescan_state *state = r ? r->state : NULL;
@@ -194,13 +195,15 @@ static int scan(const char *out, bool check, ks_rescan *r, bool anyone, scanner 
     if (state) {
         state->complete = !s->sources->unreadable;
         state->mapped = state->known.samples && state->known.samples == r->samples &&
-                        (anyone || ks_hash_equal(&state->known.sweep, &r->sweep)) &&
+                        ks_hash_equal(&state->known.sweep, &r->sweep) &&
                         maps_hold(&state->known, s->sources);
     }
     if (!first_info(s->sources, &info, err)) {
         s->info = info;
         status = walk_all(s, state, check, err);
     }
+    if (state)
+        state->walked = !status;
     if (!status && state && state->mapped) {
         r->done = state->known.done;
         r->tried = state->known.tried;
@@ -217,15 +220,7 @@ int ks_store_scan(const char *out, bool check,
 {
     ks_scan_counts none;
     scanner s = {.see = see, .self = self, .counts = counts ? counts : &none, .latents.source = -1};
-    return scan(out, check, NULL, false, &s, err);
-}
-
-static void start_state(const char *out, ks_rescan *r)
-{
-    r->state = ks_calloc(1, sizeof *r->state);
-    r->state->dir = ks_store_dir(out);
-    r->state->fd = -1;
-    ks_checked_read(r->state->dir, &r->state->known);
+    return scan(out, check, NULL, &s, err);
 }
 
 int ks_store_rescan(const char *out, ks_rescan *r,
@@ -234,19 +229,11 @@ int ks_store_rescan(const char *out, ks_rescan *r,
                     void *self, ks_scan_counts *counts, ks_error *err)
 {
     scanner s = {.see = see, .self = self, .counts = counts, .latents.source = -1};
-    start_state(out, r);
+    r->state = ks_calloc(1, sizeof *r->state);
+    r->state->dir = ks_store_dir(out);
+    ks_checked_read(r->state->dir, &r->state->known);
     r->state->fd = ks_checked_begin(r->state->dir, &r->state->now);
-    return scan(out, true, r, false, &s, err);
-}
-
-int ks_store_glance(const char *out, ks_rescan *r,
-                    int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
-                               ks_error *err),
-                    void *self, ks_scan_counts *counts, ks_error *err)
-{
-    scanner s = {.see = see, .self = self, .counts = counts, .latents.source = -1};
-    start_state(out, r);
-    return scan(out, false, r, true, &s, err);
+    return scan(out, true, r, &s, err);
 }
 
 /* What is to be kept: new bitmaps where they are of all files, else the known ones where they hold, else none. */
@@ -268,7 +255,7 @@ void ks_store_rescan_end(ks_rescan *r, const uint64_t *done, const uint64_t *tri
     ks_rescan_state *state = r->state;
     if (!state)
         return;
-    bool more = state->has_shards && state->found.files > 0; /* than was known */
+    bool more = state->walked && state->has_shards && state->found.files > 0; /* than was known */
     choose_maps(r, done, tried);
     ks_checked_write(state->dir, state->fd, more ? &state->found : NULL);
     state->found.done = state->found.tried = NULL; /* others' */

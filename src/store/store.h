@@ -99,16 +99,9 @@ int ks_store_rescan(const char *out, ks_rescan *r,
                                ks_error *err),
                     void *self, ks_scan_counts *counts, ks_error *err);
 
-/* After either of them, in every case: frees what belongs to it. done, tried: bitmaps of everything that the output holds, when each row
+/* After it, in every case: frees what belongs to it. done, tried: bitmaps of everything that the output holds, when each row
  * is of the sample that its index names, to be kept for the next time; else NULL. */
 void ks_store_rescan_end(ks_rescan *r, const uint64_t *done, const uint64_t *tried);
-
-/* As ks_store_scan without check, for ksweep status: what a restart has kept of a sweep of so many samples stands for the
- * rows of the files that it was kept of. */
-int ks_store_glance(const char *out, ks_rescan *r,
-                    int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
-                               ks_error *err),
-                    void *self, ks_scan_counts *counts, ks_error *err);
 
 /* The info of an existing output (its file, else its first readable shard): 1 found, 0 there is
  * none, -1 error. Free with ks_store_info_free. */

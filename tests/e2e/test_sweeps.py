@@ -257,6 +257,9 @@ class TwoRuns(Sweeps):
         job = self.job(**self.LONG)
         for first, second in ((), ()), (("--shard", "0/2"), ()), ((), ("--shard", "0/2")), (("--shard", "1/2"),) * 2:
             process = start("run", job, "-q", *first)
+            while not glob.glob(self.path("out.h5.d/*.lock")):  # the samples may be those of the runs before
+                self.assertIsNone(process.poll())
+                time.sleep(0.02)
             self.wait_for_samples(process, self.path("out.h5"), 1)
             line = self.assert_one_line(ksweep("run", job, "-q", *second), "out.h5 is being written by another run",
                                         f"process {process.pid} on ")

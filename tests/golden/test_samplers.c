@@ -2,7 +2,7 @@
  * lane engine on the CPU backend, many at once, and is compared within its own tolerance. So does every case of
  * cuda.h5, which PyTorch made on a GPU with its CUDA generator (tools/cuda-golden).
  *
- * Three cases are known to be further away than their suggested tolerance: see `known`. */
+ * Four cases are known to be further away than their suggested tolerance: see `known`. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -56,6 +56,7 @@ typedef struct suite {
     run_case *item;
     int items, next;
     int failed, known;
+    double largest; /* error */
     double *worst; /* of error / tolerance, by sampler */
     int *runs;
 } suite;
@@ -331,7 +332,12 @@ static void fail_case(suite *s, const run_case *c, const char *why)
  * three are worse conditioned than that: rounding a denoised latent to float32, as ComfyUI does and so do we, is
  * divided by a sigma of 0.03. ComfyUI's own steps2/normal/heun is 5.5e-5 away from the same run in
  * float64, and random errors of 2.5e-6 in the network (torch's distance from float64) move the
- * three by 2.3e-5 to 3.2e-5. The bound is a quarter above what was measured. */
+ * three by 2.3e-5 to 3.2e-5. The bound is a quarter above what was measured.
+ *
+ * The fourth is one of two results: a network call of its adaptive steps lies 3e-6 (in ln sigma) from where the next timestep
+ * begins, which is less than float32 rounding moves it. The same run in float64 takes the other timestep than ComfyUI's and is 2.11e-5
+ * away; of ten runs with random errors of 2.5e-6 in the network five were 1.5e-6 away and five 2.1e-5. Which one a CPU gives
+ * hangs on its BLAS. */
 static const struct {
     const char *path;
     double bound;
@@ -339,6 +345,7 @@ static const struct {
     {"/steps2/normal/heun", 3.6e-5},
     {"/vpred/normal/dpmpp_3m_sde", 4.8e-5},
     {"/vpred/normal/dpmpp_3m_sde_gpu", 4.8e-5},
+    {"/sdxl/normal/dpm_adaptive", 2.65e-5},
 };
 
 static double known_bound(const char *path)
@@ -358,6 +365,7 @@ static void judge(suite *s, run_case *c, const float *latent)
     c->error = relative_l2(latent, want.value, want.count);
     int sampler = ks_sampler_find(c->sampler);
     s->runs[sampler]++;
+    s->largest = fmax(s->largest, c->error);
     s->worst[sampler] = fmax(s->worst[sampler], c->error / c->tolerance);
     if (!(c->error <= c->tolerance)) {
         print_message("%s: error %.3g, tolerance %.3g\n", c->path, c->error, c->tolerance);
@@ -477,8 +485,8 @@ static void run_file(const char *name)
             print_message("%-32s %3d runs, worst error / tolerance %.2f\n", ks_sampler_at(i)->name,
                           s.runs[i], s.worst[i]);
     }
-    print_message("%s: %d runs, %d failed, %d known to be beyond their tolerance\n", name, runs,
-                  s.failed, s.known);
+    print_message("%s: %d runs, %d failed, %d known to be beyond their tolerance, largest error %.2g\n", name, runs, s.failed,
+                  s.known, s.largest);
     golden_close(s.file);
     free(s.worst);
     free(s.runs);

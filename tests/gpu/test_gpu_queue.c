@@ -3,7 +3,7 @@
 
 #include "base/file.h"
 
-enum { FLOATS = 1 << 22 };
+enum { FLOATS = 1 << 24 }; /* a pass takes the GPU longer than queueing it takes the host */
 
 static ks_ops *gpu;
 
@@ -59,7 +59,7 @@ static void a_fence_does_not_wait_for_what_comes_after_it(void **state)
     assert_int_equal(gpu->sync(gpu, &err), 0);
     gpu->download(gpu, &early, values, sizeof early);
     uint64_t fence = gpu->fence(gpu);
-    count_up(values, 2000);
+    count_up(values, 500);
     gpu->download(gpu, &late, values, sizeof late);
     double begin = ks_seconds();
     assert_int_equal(gpu->wait(gpu, fence, &err), 0);
@@ -68,7 +68,7 @@ static void a_fence_does_not_wait_for_what_comes_after_it(void **state)
     assert_int_equal(gpu->sync(gpu, &err), 0);
     double all = ks_seconds() - begin;
     printf("the fence after %.3f ms, all after %.3f ms\n", 1e3 * first, 1e3 * all);
-    assert_true(late == 2001);
+    assert_true(late == 501);
     assert_true(first < all / 2);
     gpu->release(gpu, values);
 }
