@@ -127,7 +127,7 @@ static int status_once(bench *b, ks_error *err)
 {
     bool complete;
     start();
-    char *text = ks_status_text(b->output, &complete, err);
+    char *text = ks_status_text(b->output, false, &complete, err);
     report(b, "ksweep status");
     free(text);
     return text ? 0 : -1;

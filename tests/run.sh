@@ -4,6 +4,7 @@
 #   tests/run.sh --gpu    the GPU's tests alone
 #   tests/run.sh --quick  without the sanitizer and valgrind runs
 #   tests/run.sh --slurm  the tests under a real Slurm on this machine alone
+#   tests/run.sh --long   the tests that last long alone: a hundred random kills, a death at every operation on a file
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=jobs/setup.sh
@@ -12,12 +13,14 @@ source jobs/setup.sh
 quick=
 gpu=
 slurm=
+long=
 case "${1-}" in
   --gpu) gpu=1 ;;
   --quick) quick=1 ;;
   --slurm) slurm=1 ;;
+  --long) long=1 ;;
   "") ;;
-  *) echo "usage: tests/run.sh [--gpu | --quick | --slurm]" >&2; exit 2 ;;
+  *) echo "usage: tests/run.sh [--gpu | --quick | --slurm | --long]" >&2; exit 2 ;;
 esac
 
 install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema python3-pil valgrind mandoc
@@ -32,6 +35,10 @@ if [ -n "$slurm" ]; then
   install_packages slurm-wlm munge
   build_preset release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
   exec ctest --test-dir build/release -L slurm --output-on-failure
+fi
+if [ -n "$long" ]; then
+  build_preset release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
+  exec ctest --test-dir build/release -L long --output-on-failure
 fi
 skipped=()
 
@@ -63,11 +70,12 @@ else
 fi
 skipped+=("the GPU's tests: tests/run.sh --gpu runs them where there is one")
 skipped+=("the tests under a real Slurm: tests/run.sh --slurm runs them, as root")
+skipped+=("a hundred random kills and the like: tests/run.sh --long runs them")
 
 for reason in "${skipped[@]}"; do
   echo "skipped: $reason"
 done
 echo "== all tests"
-left_out=slurm
-[ -n "$quick" ] && left_out='slurm|slow'
+left_out='slurm|long'
+[ -n "$quick" ] && left_out='slurm|long|slow'
 ctest --test-dir build/release -LE "$left_out" --output-on-failure -j "$(nproc)"

@@ -67,12 +67,16 @@ typedef struct ks_run_summary { /* meaningful on rank 0 */
     int rank, ranks;
 } ks_run_summary;
 
+/* SIGTERM, SIGINT and SIGUSR1 ask a run to stop from now on: it ends with KS_EXIT_RESUMABLE. ks_run does this itself; call it
+ * first in a program whose start takes long. A second SIGINT ends the process. */
+void ks_catch_signals(void);
+
 /* Renders the job, or what is missing of it. Collective under an MPI launcher. Returns an exit code; on every rank, but
  * err.text is set only where the line is to be printed. */
 int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err);
 
-/* What would run, as text for people. */
-char *ks_plan(const ks_job_source *job, ks_error *err);
+/* What would run, as text for people. Of the options, threads and what is shown do not matter. */
+char *ks_plan(const ks_run_options *options, ks_error *err);
 
 /* How to render a job on a Slurm cluster. Numbers that are 0 and texts that are NULL are left to Slurm where nothing is said. */
 typedef struct ks_submit_options {
@@ -94,8 +98,9 @@ char *ks_submit_script(const ks_submit_options *options, ks_error *err);
 /* The same into a file. One that is there is replaced only when it was written by this function. */
 int ks_submit_write(const ks_submit_options *options, const char *path, ks_error *err);
 
-/* How far a run is, from its files; *complete: every sample is done or failed. */
-char *ks_status_text(const char *output, bool *complete, ks_error *err);
+/* How far a run is, from its files; *complete: every sample is done or failed. Latents are held against their digests up to 1 GiB
+ * of them; check: however many there are. */
+char *ks_status_text(const char *output, bool check, bool *complete, ks_error *err);
 
 /* Draws a contact sheet. x, y: axis names or NULL for the largest; cell: pixels of a cell, 0 for the pictures' own size. */
 int ks_sheet(const char *output, const char *x, const char *y, const char *png, int cell, ks_error *err);

@@ -1,11 +1,13 @@
 #include "base/hash.h"
 
 #include <openssl/evp.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "base/file.h"
+#include "base/stop.h"
 
 struct ks_hasher {
     XXH3_state_t *state;
@@ -86,10 +88,21 @@ ks_hash128 ks_hasher_end(ks_hasher *h)
 
 int ks_sha256(const void *data, size_t size, char hex[KS_SHA256_HEX], ks_error *err)
 {
+    enum { PIECE = 64 << 20 }; /* bytes between two looks for a signal */
     uint8_t digest[32];
     unsigned length = 0;
-    if (!EVP_Digest(size ? data : "", size, digest, &length, EVP_sha256(), NULL) ||
-        length != sizeof digest)
+    EVP_MD_CTX *state = EVP_MD_CTX_new();
+    bool good = state && EVP_DigestInit_ex(state, EVP_sha256(), NULL);
+    int stopped = 0;
+    for (size_t at = 0; at < size && good && !stopped; at += PIECE) {
+        stopped = ks_stop_check("making the digest of a file", err);
+        good = EVP_DigestUpdate(state, (const char *)data + at, size - at < PIECE ? size - at : PIECE);
+    }
+    good = good && EVP_DigestFinal_ex(state, digest, &length) && length == sizeof digest;
+    EVP_MD_CTX_free(state);
+    if (stopped)
+        return -1;
+    if (!good)
         return ks_error_set(err, "the system's OpenSSL cannot make a SHA-256 digest");
     ks_hex(digest, sizeof digest, hex);
     return 0;

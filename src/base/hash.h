@@ -25,7 +25,7 @@ void ks_hasher_add_f64(ks_hasher *h, double value); /* by its bits; -0.0 counts 
 ks_hash128 ks_hasher_end(ks_hasher *h);             /* also frees h */
 
 enum { KS_SHA256_HEX = 65 };
-/* SHA-256 of memory as 64 lower-case hex digits and a NUL. */
+/* SHA-256 of memory as 64 lower-case hex digits and a NUL. A stop that is asked for ends it (-1). */
 int ks_sha256(const void *data, size_t size, char hex[KS_SHA256_HEX], ks_error *err);
 
 /* 2 * size lower-case hex digits and a NUL into out. */

@@ -49,4 +49,10 @@ void source_add_set(source_options *s, const char *text);
     "  -o, --output OUT       the output file, in place of the job's output.file\n"                       \
     "      --set PATH=VALUE   change the job: cfg=[2,4], seed.count=10, output.images=true (repeatable)\n"
 
+/* --filter and --shard, as run and plan take them. */
+#define PARTS_HELP \
+    "      --filter A=VALUES  only samples with these values of axis A: cfg=2..4, seed=42,43, index=0..99 (repeatable:\n" \
+    "                         all must hold)\n" \
+    "      --shard I/N        only part I of N, 0/N to (N-1)/N; the runs share one output, and the last one collects it\n"
+
 #endif

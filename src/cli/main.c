@@ -12,12 +12,10 @@ static const command commands[] = {
      "  -t, --threads N        CPU threads of a rank (default: its share of the CPUs)\n"
      "      --progress N       a progress line every N seconds when stderr is no terminal (default 60)\n"
      "  -q, --quiet            no progress line\n"
-     "      --filter A=VALUES  only samples with these values of axis A: cfg=2..4, seed=42,43, index=0..99 (repeatable:\n"
-     "                         all must hold)\n"
-     "      --shard I/N        only part I of N, 0/N to (N-1)/N; the runs share one output, and the last one collects it\n",
+     PARTS_HELP,
      command_run},
-    {"plan", "JOB [options]", "what would run: axes, samples, rows, memory, output size, expected time", SOURCE_HELP,
-     command_plan},
+    {"plan", "JOB [options]", "what would run: axes, samples, rows, memory, output size, expected time",
+     SOURCE_HELP PARTS_HELP, command_plan},
     {"submit", "JOB [options]", "write a Slurm batch script that renders a job, and hand it to sbatch",
      SOURCE_HELP
      "  -N, --nodes N          nodes (default 1)\n"
@@ -32,7 +30,8 @@ static const command commands[] = {
      "      --script FILE      the script to write (default: JOB's name with .sbatch)\n"
      "      --dry-run          print the script, and write and submit nothing\n",
      command_submit},
-    {"status", "OUT", "how far a run is, from its files, while it runs or after", "", command_status},
+    {"status", "OUT [options]", "how far a run is, from its files, while it runs or after",
+     "      --check            test the digests of all latents, also of more than 1 GiB\n", command_status},
     {"sheet", "OUT [options]", "contact sheet with labelled axes",
      "  -x AXIS                the axis along the top (default: the one with most values)\n"
      "  -y AXIS                the axis down the side (default: the next one)\n"

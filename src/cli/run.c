@@ -15,7 +15,9 @@ static void print_summary(const ks_run_summary *s, int code)
         printf("all %llu samples were there already\n", (unsigned long long)s->samples);
     if (s->failed)
         printf("%llu samples failed: the log says why\n", (unsigned long long)s->failed);
-    if (code == KS_EXIT_RESUMABLE)
+    if (code == KS_EXIT_RESUMABLE && !s->output[0])
+        printf("stopped before rendering began: give the same command again\n");
+    else if (code == KS_EXIT_RESUMABLE)
         printf("stopped: the same command goes on with %s.d\n", s->output);
     else if (!s->collected && !s->missing)
         printf("this part is done, and so are all others; another run collects them into %s\n", s->output);
@@ -34,6 +36,7 @@ int command_run(const command *self, int argc, char **argv)
                                           {"progress", required_argument, NULL, PROGRESS},
                                           {"filter", required_argument, NULL, FILTER},
                                           {"shard", required_argument, NULL, SHARD}, {"help", no_argument, NULL, 'h'}, {0}};
+    ks_catch_signals();
     source_options s = {0};
     ks_run_options options = {0};
     const char **filters = calloc((size_t)argc, sizeof *filters);

@@ -5,12 +5,14 @@
 
 int command_status(const command *self, int argc, char **argv)
 {
-    static const struct option names[] = {{"help", no_argument, NULL, 'h'}, {0}};
-    while (next_option(self, argc, argv, ":h", names) != -1)
-        ;
+    enum { CHECK = 1000 };
+    static const struct option names[] = {{"check", no_argument, NULL, CHECK}, {"help", no_argument, NULL, 'h'}, {0}};
+    bool check = false;
+    for (int c; (c = next_option(self, argc, argv, ":h", names)) != -1;)
+        check |= c == CHECK;
     ks_error err = KS_ERROR_NONE;
     bool complete;
-    char *text = ks_status_text(only_argument(self, argc, argv, "output file"), &complete, &err);
+    char *text = ks_status_text(only_argument(self, argc, argv, "output file"), check, &complete, &err);
     if (!text)
         return complain("%s", err.text);
     fputs(text, stdout);

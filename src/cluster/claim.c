@@ -15,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stop.h"
 
 enum { IDENTITY = 512, POLL_MS = 100, HANDOVER_SECONDS = 10, ATTEMPTS = 100 };
 
@@ -149,8 +150,8 @@ static void rest(void)
     nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000L}, NULL);
 }
 
-/* Waits until a claim is gone or void, and gives its last state: ALIVE when it surely is in use.
- * forever: does not give up on one that is. */
+/* Waits until a claim is gone or void, and gives its last state: ALIVE when it surely is in use, or
+ * when a signal ended the waiting. forever: does not give up on one that is in use. */
 static state wait_for(const ks_claim *c, const char *path, bool forever, holder *h)
 {
     double start = ks_seconds(), first = 0;
@@ -159,6 +160,8 @@ static state wait_for(const ks_claim *c, const char *path, bool forever, holder 
         state s = judge(c, path, h);
         if (s == STATE_GONE || s == STATE_VOID)
             return s;
+        if (ks_stop_requested())
+            return STATE_ALIVE;
         first = first != 0 ? first : h->changed;
         bool renewed = h->changed > first;
         if (ks_seconds() - start < c->times.patience)

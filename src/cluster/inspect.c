@@ -1,7 +1,6 @@
-/* What looks at outputs and models: ksweep status, sheet, verify, model. */
+/* What looks at outputs and models: ksweep sheet, verify, model. */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "backend/ops.h"
 #include "base/file.h"
@@ -11,64 +10,10 @@
 #include "cluster/record.h"
 #include "cluster/renderer.h"
 #include "cluster/setup.h"
-#include "cluster/text.h"
 #include "ksweep/ksweep.h"
 #include "model/config.h"
 #include "store/sheet.h"
 #include "store/store.h"
-
-/* --- status --- */
-
-typedef struct tally {
-    uint64_t done, failed;
-    uint64_t *seen; /* bitmap over the sweep: a row found twice counts once */
-    uint64_t samples;
-} tally;
-
-static int count_row(void *self, const ks_row *row, int shard, uint64_t place, ks_error *err)
-{
-    (void)shard, (void)place, (void)err;
-    tally *t = self;
-    if (row->index >= t->samples || t->seen[row->index / 64] >> (row->index % 64) & 1)
-        return 0;
-    t->seen[row->index / 64] |= (uint64_t)1 << (row->index % 64);
-    t->done += row->status == KS_DONE;
-    t->failed += row->status == KS_FAILED;
-    return 0;
-}
-
-char *ks_status_text(const char *output, bool *complete, ks_error *err)
-{
-    ks_store_info *info = NULL;
-    *complete = false;
-    int found = ks_store_info_read(output, &info, err);
-    if (found == 0)
-        ks_error_set(err, "%s: there is no output and no %s.d folder with shards", output, output);
-    if (found <= 0)
-        return NULL;
-    tally t = {.samples = info->samples, .seen = calloc((size_t)(info->samples / 64 + 1), sizeof(uint64_t))};
-    ks_scan_counts counts = {0};
-    ks_text text = {0};
-    if (!t.seen)
-        ks_error_set(err, "%s: no memory to count %llu samples", output, (unsigned long long)info->samples);
-    if (t.seen && !ks_store_scan(output, false, count_row, &t, &counts, err)) {
-        struct stat status;
-        char *folder = ks_format("%s.d", output);
-        bool collected = !stat(output, &status);
-        ks_text_add(&text, "%s: %llu of %llu samples done (%.1f %%), %llu failed, %llu missing\n", output,
-                    (unsigned long long)t.done, (unsigned long long)t.samples, 100.0 * (double)t.done / (double)t.samples,
-                    (unsigned long long)t.failed, (unsigned long long)(t.samples - t.done - t.failed));
-        ks_text_add(&text, "%s; %d shards%s\n", collected ? "collected" : "not collected yet", counts.shards,
-                    counts.unreadable ? ", some of them unreadable" : "");
-        ks_text_add(&text, "backend %s in %s on %s, %d rows a call, noise device %s, ksweep %s\n", info->backend,
-                    info->precision, info->device, info->batch_rows, info->noise_device, info->version);
-        *complete = t.done + t.failed == t.samples;
-        free(folder);
-    }
-    free(t.seen);
-    ks_store_info_free(info);
-    return text.bytes;
-}
 
 /* --- sheet --- */
 

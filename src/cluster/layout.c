@@ -31,6 +31,20 @@ static int write_layout(const char *path, const char *backend, const char *preci
     return ks_error_set(err, "%s: cannot write: %s", path, strerror(errno));
 }
 
+/* Puts a whole file in the place of one that whoever made it did not live to write. Of several who do this at once the last one
+ * decides, which all of them read a second later. */
+static int replace_layout(const char *path, const char *backend, const char *precision, int rows, ks_error *err)
+{
+    char *mine = ks_format("%s.%ld", path, (long)getpid());
+    int rc = write_layout(mine, backend, precision, rows, err) < 0 ? -1 : 0;
+    if (!rc && rename(mine, path))
+        rc = ks_error_set(err, "%s: cannot rename it to %s: %s", mine, path, strerror(errno));
+    unlink(mine);
+    free(mine);
+    nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    return rc;
+}
+
 /* Reads it once it is complete: whoever made the file may still be writing. */
 static int read_layout(const char *path, char backend[16], char precision[16], int *rows,
                        ks_error *err)
@@ -57,7 +71,10 @@ int ks_layout_agree(const char *folder, const char *backend, const char *precisi
     char *path = layout_path(folder), there_backend[16], there_precision[16];
     int written = write_layout(path, backend, precision, *rows, err), rc = written < 0 ? -1 : 0;
     if (written == 0) {
+        int own = *rows;
         rc = read_layout(path, there_backend, there_precision, rows, err);
+        if (rc && !replace_layout(path, backend, precision, own, err))
+            rc = read_layout(path, there_backend, there_precision, rows, err);
         if (!rc && (strcmp(backend, there_backend) || strcmp(precision, there_precision)))
             rc = ks_error_set(err,
                               "%s: the other parts render on %s in %s, this one would on %s in "

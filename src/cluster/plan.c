@@ -7,9 +7,11 @@
 #include "backend/ops.h"
 #include "base/file.h"
 #include "cluster/axis_text.h"
+#include "cluster/bitmap.h"
 #include "cluster/device.h"
 #include "cluster/load.h"
 #include "cluster/progress.h"
+#include "cluster/select.h"
 #include "cluster/setup.h"
 #include "cluster/text.h"
 #include "ksweep/ksweep.h"
@@ -108,18 +110,47 @@ static double sum_group(const ks_job *job, ks_axis leader, part p)
     return any ? sum : (double)size;
 }
 
-/* Network rows of the whole sweep: a product over the axes for each part. cells: counted by their part of the picture. */
-static double count_rows(const ks_setup *s, bool cells)
+/* The KSampler calls that are planned; NULL: all. */
+static const uint64_t *planned(const ks_selection *selection)
+{
+    return selection->mine_map ? selection->mine_map : selection->wanted_map;
+}
+
+/* Rows of all KSampler calls in the map, whose latents are a batch each. */
+static double sum_points(const ks_job *job, const ks_selection *selection, part p)
+{
+    double rows = 0;
+    for (uint64_t point = 0; point < selection->points; point++) {
+        uint64_t at[KS_AXES];
+        double product = job->batch;
+        if (!ks_bit(planned(selection), point))
+            continue;
+        ks_job_coordinates(job, point * (uint64_t)job->batch, at);
+        for (int a = 0; a < KS_AXES; a++)
+            product *= weight(job, (ks_axis)a, at[a], p);
+        rows += product;
+    }
+    return rows;
+}
+
+/* Rows of the whole sweep: a product over the axes. */
+static double multiply_axes(const ks_job *job, part p)
+{
+    double product = 1;
+    for (int a = 0; a < KS_AXES; a++) {
+        if (!job->behind[a])
+            product *= sum_group(job, (ks_axis)a, p);
+    }
+    return product;
+}
+
+/* Network rows of what is planned. cells: counted by their part of the picture. */
+static double count_rows(const ks_setup *s, const ks_selection *selection, bool cells)
 {
     double rows = 0;
     for (int i = 0; i < 8; i++) {
         part p = {.negative = i & 1, .adaptive = i & 2, .opposite = i & 4, .cells = cells ? s->conditions : NULL};
-        double product = 1;
-        for (int a = 0; a < KS_AXES; a++) {
-            if (!s->job->behind[a])
-                product *= sum_group(s->job, (ks_axis)a, p);
-        }
-        rows += product;
+        rows += planned(selection) ? sum_points(s->job, selection, p) : multiply_axes(s->job, p);
     }
     return rows;
 }
@@ -162,10 +193,20 @@ static double measure_rate(ks_ops *ops)
     return best;
 }
 
-static void add_sizes(ks_text *text, const ks_setup *s, const ks_ops *ops, int rows)
+static void add_samples(ks_text *text, const ks_setup *s, const ks_selection *selection)
+{
+    uint64_t batch = (uint64_t)s->job->batch;
+    ks_text_add(text, "samples:        %llu latents of %d x %d x %d", (unsigned long long)(selection->mine * batch), s->shape[1],
+                s->shape[2], s->shape[3]);
+    if (planned(selection))
+        ks_text_add(text, ", of %llu in the sweep", (unsigned long long)(selection->points * batch));
+    ks_text_add(text, "\n");
+}
+
+static void add_sizes(ks_text *text, const ks_setup *s, const ks_ops *ops, double samples, int rows)
 {
     const ks_job *job = s->job;
-    double cells = (double)s->shape[2] * s->shape[3], samples = (double)ks_job_samples(job);
+    double cells = (double)s->shape[2] * s->shape[3];
     double latents = cells * s->shape[1] * (job->latents_float16 ? 2 : 4), images = job->images ? cells * 64 * 3 : 0;
     char weights[32], row[32], whole[32], file[32];
     ks_memory_need need = ks_setup_memory(s, ops);
@@ -202,14 +243,16 @@ static ks_ops *plan_device(const ks_job *job, ks_error *err)
     return ops ? ops : ks_ops_cpu(0, err);
 }
 
-char *ks_plan(const ks_job_source *source, ks_error *err)
+char *ks_plan(const ks_run_options *o, ks_error *err)
 {
     ks_setup s = {0};
+    ks_selection selection = {0};
     ks_text text = {0};
     int batch_rows = 0;
-    ks_job *job = ks_job_from_source(source, err);
+    ks_job *job = ks_job_from_source(&o->job, err);
     ks_ops *ops = NULL;
-    if (!job || ks_setup_open(&s, job, err) || ks_setup_check(&s, err) || !(ops = plan_device(job, err)))
+    if (!job || ks_setup_open(&s, job, err) || ks_select(&selection, job, o->filters, o->filter_count, o->shard, err) ||
+        ks_setup_check(&s, err) || !(ops = plan_device(job, err)))
         goto cleanup;
     batch_rows = job->batch_rows;
     if (!batch_rows && ks_setup_choose_rows(&s, ops, 1, false, &batch_rows, err))
@@ -218,15 +261,15 @@ char *ks_plan(const ks_job_source *source, ks_error *err)
                 s.config.family, job->prediction);
     for (int axis = 0; axis < KS_AXES; axis++)
         add_axis(&text, job, (ks_axis)axis);
-    ks_text_add(&text, "samples:        %llu latents of %d x %d x %d\n", (unsigned long long)ks_job_samples(job), s.shape[1],
-                s.shape[2], s.shape[3]);
-    ks_text_add(&text, "network rows:   %s%.0f, %d in each call\n", is_adaptive(job) ? "about " : "", count_rows(&s, false),
-                batch_rows);
-    add_sizes(&text, &s, ops, batch_rows);
-    add_time(&text, &s, ops, count_rows(&s, true));
+    add_samples(&text, &s, &selection);
+    ks_text_add(&text, "network rows:   %s%.0f, %d in each call\n", is_adaptive(job) ? "about " : "",
+                count_rows(&s, &selection, false), batch_rows);
+    add_sizes(&text, &s, ops, (double)selection.mine * job->batch, batch_rows);
+    add_time(&text, &s, ops, count_rows(&s, &selection, true));
 cleanup:
     if (ops)
         ops->free(ops);
+    ks_selection_free(&selection);
     ks_setup_close(&s);
     return text.bytes;
 }

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stop.h"
 #include "cluster/bitmap.h"
 #include "cluster/guess.h"
 
@@ -67,8 +68,10 @@ static int64_t quick_index(const ks_resume *r, const ks_row *row)
 /* Rows that are not found at once are looked for by key afterwards. */
 static int see_row(void *self, const ks_row *row, int shard, uint64_t place, ks_error *err)
 {
-    (void)shard, (void)place, (void)err;
+    (void)shard, (void)place;
     ks_resume *r = self;
+    if (ks_stop_check("looking at what is done", err))
+        return -1;
     int64_t index = quick_index(r, row);
     if (index >= 0)
         mark(r, (uint64_t)index, row->status == KS_DONE);

@@ -12,6 +12,7 @@
 #include "backend/ops.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stop.h"
 #include "cluster/bitmap.h"
 #include "cluster/claim.h"
 #include "cluster/comm.h"
@@ -55,7 +56,7 @@ typedef struct run {
     bool complete; /* everything that was asked for is there, collected */
     bool idle;     /* there is nothing to render, but perhaps to collect */
     bool begun;    /* rendering has begun on every rank */
-    double started, unflushed_since;
+    double started, unflushed_since, sync_at;
     ks_engine_stats full; /* as of this rank's last lease being taken up */
     bool dry, pace_told;
 } run;
@@ -65,19 +66,31 @@ static bool is_root(const run *r)
     return ks_comm_rank(r->comm) == 0;
 }
 
-/* Collective: -1 on every rank when any failed. The lowest rank that failed keeps its sentence, so it is printed once. */
+/* What came of work that gives up when a stop is asked for: 1 when that is why it failed. */
+static int or_stopped(int rc, const ks_error *err)
+{
+    if (rc >= 0 || !ks_stop_requested())
+        return rc;
+    ks_log_info("stopping: %s", err->text);
+    return 1;
+}
+
+/* Collective, where nothing is being rendered: -1 on every rank when any failed, else 1 when any has 1 or was asked to stop. The
+ * lowest rank that failed keeps its sentence, so it is printed once. */
 static int agree(run *r, int rc, ks_error *err)
 {
     int rank = ks_comm_rank(r->comm), size = ks_comm_size(r->comm);
-    int64_t worst = rc ? size - rank : 0;
+    bool stop = ks_stop_requested();
+    rc = or_stopped(rc, err);
+    int64_t worst = rc < 0 ? 1 + size - rank : rc || stop;
     ks_error failed = KS_ERROR_NONE;
     if (ks_comm_max(r->comm, &worst, &failed)) {
         *err = failed;
         return -1;
     }
-    if (!worst)
-        return 0;
-    if (worst != size - rank)
+    if (worst <= 1)
+        return (int)worst;
+    if (worst != 1 + size - rank)
         err->text[0] = 0;
     else if (rank)
         ks_error_wrap(err, "rank %d", rank);
@@ -239,8 +252,9 @@ static int look_at_job(run *r, ks_error *err)
 static int load_early(run *r, ks_error *err)
 {
     int64_t early;
-    if (agree(r, is_root(r) ? look_at_job(r, err) : 0, err))
-        return -1;
+    int rc = agree(r, is_root(r) ? look_at_job(r, err) : 0, err);
+    if (rc)
+        return rc;
     early = r->load_early;
     if (ks_comm_broadcast(r->comm, &early, sizeof early, 0, err))
         return -1;
@@ -288,8 +302,8 @@ static int share_model(run *r, ks_error *err)
     int rc = ks_shared_file_open(&r->model, r->comm, job->model, err);
     if (rc)
         ks_error_wrap(err, "%s: model", job->path);
-    if (agree(r, rc, err))
-        return -1;
+    if ((rc = agree(r, rc, err)))
+        return rc;
     double sums[2] = {(double)r->model.bytes_read, r->model.bytes_read > 0};
     if (ks_comm_size(r->comm) == 1 || ks_comm_sum(r->comm, sums, 2, err))
         return ks_comm_size(r->comm) == 1 ? 0 : -1;
@@ -314,14 +328,26 @@ static int open_job(run *r, ks_error *err)
     return r->ops ? 0 : -1;
 }
 
-/* Rows of a shard are flushed together, at the latest after a few seconds. */
-static int flush_shard(run *r, bool now, ks_error *err)
+/* Brings the shard to disk; how long that takes decides when to do it again, so that it never costs more than a hundredth. */
+static int sync_shard(run *r, ks_error *err)
+{
+    enum { SYNC_SECONDS = 30, SHARE = 100 };
+    double began = ks_seconds();
+    int rc = ks_shard_sync(r->shard, err);
+    double now = ks_seconds();
+    r->sync_at = now + fmax(SYNC_SECONDS, SHARE * (now - began));
+    return rc;
+}
+
+/* Rows of a shard are flushed together, at the latest after a few seconds. That is safe from the death of the process; the
+ * machine's is met by syncing now and then. */
+static int flush_shard(run *r, ks_error *err)
 {
     enum { FLUSH_SECONDS = 2 };
-    if (r->unflushed_since == 0 || (!now && ks_seconds() - r->unflushed_since < FLUSH_SECONDS))
+    if (r->unflushed_since == 0 || ks_seconds() - r->unflushed_since < FLUSH_SECONDS)
         return 0;
     r->unflushed_since = 0;
-    return ks_shard_flush(r->shard, err);
+    return ks_seconds() < r->sync_at ? ks_shard_flush(r->shard, err) : sync_shard(r, err);
 }
 
 static int append_rows(run *r, const ks_rendered *result, ks_error *err)
@@ -339,7 +365,7 @@ static int append_rows(run *r, const ks_rendered *result, ks_error *err)
     }
     if (r->unflushed_since == 0)
         r->unflushed_since = ks_seconds();
-    return flush_shard(r, false, err);
+    return flush_shard(r, err);
 }
 
 static int run_next(void *self, uint64_t *point)
@@ -419,7 +445,7 @@ static int run_poll(void *self, bool idle, bool *finished, ks_error *err)
         return -1;
     if (rc == 0 && tell_pace(r, err))
         return -1;
-    if (rc == 0 && r->shard && flush_shard(r, false, err))
+    if (rc == 0 && r->shard && flush_shard(r, err))
         return -1;
     return rc;
 }
@@ -483,11 +509,11 @@ static int render_all(run *r, ks_error *err)
         r->renderer = ks_renderer_new(&r->setup, r->ops, r->setup.job->images, err);
     bool ready = r->renderer && !ks_renderer_plan(r->renderer, r->rows, err) &&
                  !ks_record_open(&r->record, &r->setup, r->ops, r->rows, err);
-    if (agree(r, ready ? 0 : -1, err))
-        return -1;
+    int rc = agree(r, ready ? 0 : -1, err);
+    if (rc)
+        return rc;
     ks_setup_close_model(&r->setup);
     r->begun = true;
-    ks_worker_catch_signals();
     ks_progress_start(&r->line, r->options->quiet, r->options->log_seconds);
     double began = ks_seconds();
     int own = render(r, err);
@@ -529,7 +555,7 @@ static int collect(run *r, ks_error *err)
 }
 
 /* Rank 0, when all that it asked for is rendered: a run of the whole collects; a part does when it is the last one and nothing
- * is missing. */
+ * is missing. 1 when rows turned out to be damaged, so that there is something to render again. */
 static int finish(run *r, ks_error *err)
 {
     char *others = NULL;
@@ -541,10 +567,14 @@ static int finish(run *r, ks_error *err)
     int rc = mine < 0 || look_again(r, err) ? -1 : 0;
     if (!rc && others && !r->summary->missing)
         ks_log_info("%s: %s is still at it and will collect", r->setup.job->output, others);
-    if (!rc && mine && (!r->selection.parts || !r->summary->missing))
-        rc = collect(r, err);
     free(others);
-    return rc;
+    if (rc || !mine || (r->selection.parts && r->summary->missing))
+        return rc;
+    if (!r->summary->missing)
+        return collect(r, err);
+    ks_log_warn("%s: %llu samples that were rendered cannot be read again: the next run renders them",
+                r->setup.job->output, (unsigned long long)r->summary->missing);
+    return 1;
 }
 
 /* Collective: fills rank 0's summary with what all ranks did. */
@@ -581,8 +611,24 @@ static void name_output(run *r)
     strncpy(s->output, job->output, sizeof s->output - 1);
     s->samples = r->selection.wanted * (uint64_t)r->setup.shape[0];
     s->parts = r->selection.parts;
-    s->rank = ks_comm_rank(r->comm);
-    s->ranks = ks_comm_size(r->comm);
+}
+
+/* Collective, after a failure: of several sentences the lowest rank's is kept, and says how many there were. */
+static int speak_once(run *r, ks_error *err)
+{
+    int rank = ks_comm_rank(r->comm), size = ks_comm_size(r->comm);
+    int64_t first = err->text[0] ? size - rank : 0;
+    double failed = err->text[0] != 0;
+    ks_error other = KS_ERROR_NONE;
+    if (ks_comm_max(r->comm, &first, &other) || ks_comm_sum(r->comm, &failed, 1, &other))
+        return -1;
+    if (first != size - rank)
+        err->text[0] = 0;
+    else if (failed > 1) {
+        ks_error own = *err;
+        ks_error_set(err, "%s (%.0f more ranks failed)", own.text, failed - 1);
+    }
+    return -1;
 }
 
 /* After the rendering, whatever came of it: rank 0 collects and lets the others go. The run's outcome. */
@@ -590,35 +636,47 @@ static int end_together(run *r, int rc, ks_error *err)
 {
     ks_error other = KS_ERROR_NONE;
     if (is_root(r)) {
-        if (rc == 0 && finish(r, err))
-            rc = -1;
+        if (rc == 0)
+            rc = or_stopped(finish(r, err), err);
         if (ks_worker_release(r->worker, rc, rc < 0 ? &other : err))
             return -1;
     } else if (ks_worker_wait(r->worker, &rc, rc < 0 ? &other : err)) {
         return -1;
     }
-    return summarise(r, rc < 0 ? &other : err) ? -1 : rc;
+    if (summarise(r, rc < 0 ? &other : err))
+        return -1;
+    return rc < 0 ? speak_once(r, err) : rc;
 }
 
 /* Rank 0, when there was nothing to render. */
 static int finish_idle(run *r, ks_error *err)
 {
-    return ks_record_open(&r->record, &r->setup, r->ops, r->rows, err) || finish(r, err) ? -1 : 0;
+    return ks_record_open(&r->record, &r->setup, r->ops, r->rows, err) ? -1 : finish(r, err);
 }
 
 /* Collective. 0 done, 1 stopped, -1 failed. */
 static int run_job(run *r, ks_error *err)
 {
-    if (agree(r, load_job(r, err), err) || share_model(r, err) || agree(r, open_job(r, err), err) || load_early(r, err) ||
-        agree(r, is_root(r) ? decide(r, err) : 0, err) || share_decisions(r, err))
-        return -1;
+    int rc = agree(r, load_job(r, err), err);
+    if (!rc)
+        rc = share_model(r, err);
+    if (!rc)
+        rc = agree(r, open_job(r, err), err);
+    if (!rc)
+        rc = load_early(r, err);
+    if (!rc)
+        rc = agree(r, is_root(r) ? decide(r, err) : 0, err);
+    if (!rc)
+        rc = share_decisions(r, err);
+    if (rc)
+        return rc;
     name_output(r);
     if (r->complete || r->idle) {
         r->summary->done_before = r->summary->samples;
         r->summary->collected = r->complete;
         return r->complete ? 0 : agree(r, is_root(r) ? finish_idle(r, err) : 0, err);
     }
-    int rc = render_all(r, err);
+    rc = render_all(r, err);
     return r->begun ? end_together(r, rc, err) : rc;
 }
 
@@ -639,14 +697,22 @@ static void run_close(run *r)
     free(r->folder);
 }
 
+void ks_catch_signals(void)
+{
+    ks_stop_catch_signals();
+}
+
 int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err)
 {
     *summary = (ks_run_summary){0};
+    ks_catch_signals();
     run r = {.options = options, .summary = summary, .model = {.fd = -1}, .started = ks_seconds()};
     r.comm = ks_comm_start(err);
     if (!r.comm)
         return KS_EXIT_BAD_INPUT;
-    if (ks_comm_size(r.comm) > 1)
+    summary->rank = ks_comm_rank(r.comm);
+    summary->ranks = ks_comm_size(r.comm);
+    if (summary->ranks > 1)
         ks_log_set_rank(ks_comm_rank(r.comm));
     int rc = run_job(&r, err);
     summary->seconds = ks_seconds() - r.started;

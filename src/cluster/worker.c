@@ -1,12 +1,12 @@
 #include "cluster/worker.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stop.h"
 
 enum message_kind {
     MESSAGE_ASK = 1,   /* worker -> 0: a room */
@@ -52,29 +52,6 @@ struct ks_worker {
     int ended, worst; /* rank 0: ranks that have ended, and the run's outcome so far */
     peer *peers;
 };
-
-static volatile sig_atomic_t signalled;
-
-static void on_signal(int number)
-{
-    if (number == SIGINT && signalled)
-        signal(SIGINT, SIG_DFL);
-    signalled = 1;
-}
-
-void ks_worker_catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
-}
-
-bool ks_worker_signalled(void)
-{
-    return signalled;
-}
 
 static int find_point(const point_set *set, uint64_t point)
 {
@@ -302,7 +279,7 @@ static int ask_ahead(ks_worker *w, ks_error *err)
 
 static int tell_signal(ks_worker *w, ks_error *err)
 {
-    if (!signalled || w->told_signal || w->stopped)
+    if (!ks_stop_requested() || w->told_signal || w->stopped)
         return 0;
     if (w->coordinator)
         return stop_all(w, err);

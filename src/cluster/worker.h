@@ -55,8 +55,4 @@ bool ks_worker_dry(const ks_worker *w);
 /* Rank 0: rows computed and saved by all ranks as far as they have told. */
 void ks_worker_rows(const ks_worker *w, double *rows, double *saved);
 
-/* SIGTERM, SIGINT and SIGUSR1 ask for a stop from now on; a second SIGINT ends the process. */
-void ks_worker_catch_signals(void);
-bool ks_worker_signalled(void);
-
 #endif

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/stop.h"
+
 ks_name ks_join(const char *base, const char *format, ...)
 {
     ks_name name;
@@ -72,7 +74,7 @@ static bool get(ks_loader *l, const char *name, int rank, const int64_t *shape, 
 {
     if (l->failed)
         return false;
-    if (ks_safetensors_get(l->st, name, view, l->err) != 0) {
+    if (ks_stop_check("reading the model", l->err) || ks_safetensors_get(l->st, name, view, l->err) != 0) {
         l->failed = true;
         return false;
     }

@@ -10,8 +10,10 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stop.h"
 #include "store/collect.h"
 #include "store/float16.h"
+#include "store/h5.h"
 #include "store/info.h"
 #include "store/shard.h"
 
@@ -41,11 +43,11 @@ static int copy_row(void *self, int source, uint64_t place, const ks_table_row *
 {
     copier *c = self;
     ks_table_row row = *t;
-    ks_source *s = ks_sources_use(c->sources, source, err);
+    ks_source *s = ks_stop_check("collecting", err) ? NULL : ks_sources_use(c->sources, source, err);
     if (!s)
         return -1;
     if (!ks_source_latent_good(s, place, t) || ks_source_latents(s, place, 1, c->latent, NULL) ||
-        ks_source_pictures(s, place, 1, c->picture, NULL)) {
+        ks_source_pictures(s, place, 1, c->picture, NULL) || !ks_source_is_picture(s, t, c->picture)) {
         c->lost++;
         return 0;
     }
@@ -72,7 +74,7 @@ static ks_shard *make_copy(ks_sources *all, int i, const ks_store_info *info, ks
 }
 
 /* Writes a shard anew under the next free number and removes it. */
-static int rewrite(ks_sources *all, int i, const ks_store_info *info, ks_error *err)
+static int rewrite(ks_sources *all, int i, const ks_store_info *info, uint64_t *lost, ks_error *err)
 {
     ks_source *s = &all->item[i];
     copier c = {.sources = all, .float16 = info->float16, .to = make_copy(all, i, info, err)};
@@ -88,6 +90,7 @@ static int rewrite(ks_sources *all, int i, const ks_store_info *info, ks_error *
         status = -1;
     if (!status && c.lost)
         ks_log_warn("%s: %llu damaged rows are left out", s->path, (unsigned long long)c.lost);
+    *lost += c.lost;
     if (unlink(status ? path : s->path) && !status)
         status = ks_error_set(err, "%s: cannot remove it after its copy %s: %s", s->path, path,
                               strerror(errno));
@@ -107,6 +110,8 @@ int ks_adopt_out(const char *out, ks_error *err)
     char *path = ks_shard_path(dir, ks_shard_next(dir));
     if (!status && rename(out, path))
         status = ks_error_set(err, "%s: cannot rename it to %s: %s", out, path, strerror(errno));
+    if (!status)
+        status = ks_h5_sync_folder(path, err);
     free(path);
     free(dir);
     return status;
@@ -123,7 +128,7 @@ static int out_has_rows(const char *out, ks_error *err)
     return has;
 }
 
-int ks_adopt_all(const char *out, const ks_store_info *info, ks_error *err)
+int ks_adopt_all(const char *out, const ks_store_info *info, uint64_t *lost, ks_error *err)
 {
     int status = out_has_rows(out, err);
     if (status > 0)
@@ -135,7 +140,7 @@ int ks_adopt_all(const char *out, const ks_store_info *info, ks_error *err)
         const ks_source *s = &all->item[i];
         bool same = s->float16 == info->float16 && (s->images || !info->images);
         if (s->usable && s->number >= 0 && ks_source_fits(s, info) && !(s->plain && same))
-            status = rewrite(all, i, info, err);
+            status = rewrite(all, i, info, lost, err);
     }
     ks_sources_free(all);
     return status;

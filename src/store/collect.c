@@ -3,8 +3,6 @@
 #include "store/collect.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,13 +59,38 @@ void ks_collect_place(const ks_collection *c, uint64_t index, ks_table_row *t)
     place_labels(c->info, index, t);
 }
 
+int ks_checks_new(ks_checks *checks, const ks_collection *c, ks_error *err)
+{
+    ks_table_extent extent = ks_table_extent_of(c->info);
+    hid_t type = ks_table_tail_type(extent);
+    checks->type = ks_table_tail_of_row_type(extent);
+    checks->set = ks_collect_set(c, "checks", type, 1, NULL, H5P_DEFAULT, err);
+    ks_h5_close(&type);
+    return checks->set < 0 ? -1 : 0;
+}
+
+int ks_checks_write(const ks_checks *checks, const ks_collection *c, uint64_t first, uint64_t count,
+                    ks_table_row *rows, ks_error *err)
+{
+    for (uint64_t k = 0; k < count; k++)
+        rows[k].check = ks_table_check(&rows[k]);
+    return ks_h5_write_items(checks->set, c->path, checks->type, first, count, rows, err);
+}
+
+void ks_checks_close(ks_checks *checks)
+{
+    ks_h5_close(&checks->set);
+    ks_h5_close(&checks->type);
+}
+
 static int make_file(ks_collection *c, bool is_virtual, ks_error *err)
 {
     hid_t list = ks_h5_file_access();
     H5Pset_libver_bounds(list, H5F_LIBVER_V18, is_virtual ? H5F_LIBVER_LATEST : H5F_LIBVER_V18);
     c->file = H5Fcreate(c->path, H5F_ACC_TRUNC, H5P_DEFAULT, list);
+    int status = KS_H5(c->file, err, "%s: cannot make the file", c->path);
     ks_h5_close(&list);
-    if (KS_H5(c->file, err, "%s: cannot make the file", c->path))
+    if (status)
         return -1;
     return ks_info_write(c->file, c->path, c->info, 0, err) ||
                    ks_info_publish(c->file, c->path, c->info, err)
@@ -92,18 +115,6 @@ static int write_file(ks_collection *c, bool is_virtual, ks_error *err)
     return status;
 }
 
-static int sync_folder(const char *out, ks_error *err)
-{
-    char *copy = ks_strdup(out), *folder = dirname(copy);
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), status = 0;
-    if (fd < 0 || (fsync(fd) && errno != EINVAL && errno != ENOTSUP))
-        status = ks_error_set(err, "%s: cannot bring to disk: %s", folder, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    free(copy);
-    return status;
-}
-
 static int publish(const ks_collection *c, ks_error *err)
 {
     int out = ks_sources_out(c->sources);
@@ -112,7 +123,7 @@ static int publish(const ks_collection *c, ks_error *err)
     if (rename(c->path, c->sources->out))
         return ks_error_set(err, "%s: cannot rename it to %s: %s", c->path, c->sources->out,
                             strerror(errno));
-    return sync_folder(c->sources->out, err);
+    return ks_h5_sync_folder(c->sources->out, err);
 }
 
 static bool is_empty_file(const char *path)
@@ -180,13 +191,13 @@ static int collect(ks_collection *c, bool is_virtual, ks_error *err)
     if (write_file(c, is_virtual, err))
         return -1;
     if (c->lost)
-        ks_log_warn("%s: %llu samples are missing because their rows were damaged", c->sources->out,
-                    (unsigned long long)c->lost);
+        ks_log_warn("%s: %llu samples are missing because their rows were damaged: the next run "
+                    "renders them", c->sources->out, (unsigned long long)c->lost);
     if (publish(c, err))
         return -1;
     if (!is_virtual)
         remove_shards(c->sources);
-    return 0;
+    return c->lost > 0;
 }
 
 int ks_store_collect(const char *out, const ks_store_info *info, const char *mode,
@@ -196,14 +207,17 @@ int ks_store_collect(const char *out, const ks_store_info *info, const char *mod
     if (ks_info_check(info, err))
         return -1;
     int is_virtual = mode_is_virtual(mode, info, err), status = -1;
-    if (is_virtual < 0 || (is_virtual && ks_adopt_all(out, info, err)))
+    uint64_t lost = 0;
+    if (is_virtual < 0 || (is_virtual && ks_adopt_all(out, info, &lost, err)))
         return -1;
     ks_hash128 sweep = ks_info_sweep(info);
     char *path = ks_format("%s.part", out);
     ks_collection c = {
         .info = info, .path = path, .file = -1, .sources = ks_sources_list(out, err)};
-    if (c.sources && !ks_places_build(&c.places, c.sources, info, &sweep, index_of, self, err))
+    if (c.sources && !ks_places_build(&c.places, c.sources, info, &sweep, index_of, self, err)) {
+        c.lost = c.places.found < info->samples ? lost : 0;
         status = collect(&c, is_virtual, err);
+    }
     ks_places_free(&c.places);
     ks_sources_free(c.sources);
     free(path);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -123,6 +124,18 @@ int ks_h5_sync(const char *path, ks_error *err)
                      : 0;
     if (fd >= 0)
         close(fd);
+    return status;
+}
+
+int ks_h5_sync_folder(const char *path, ks_error *err)
+{
+    char *copy = ks_strdup(path), *folder = dirname(copy);
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), status = 0;
+    if (fd < 0 || (fsync(fd) && errno != EINVAL && errno != ENOTSUP))
+        status = ks_error_set(err, "%s: cannot bring to disk: %s", folder, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    free(copy);
     return status;
 }
 

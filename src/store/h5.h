@@ -35,6 +35,9 @@ hid_t ks_h5_open(const char *path, bool *plain, ks_error *err);
 /* Has every byte of the file on the disk before it returns. The file must be flushed or closed. */
 int ks_h5_sync(const char *path, ks_error *err);
 
+/* The same for the name of a file or folder: its folder is brought to disk, where folders can be. */
+int ks_h5_sync_folder(const char *path, ks_error *err);
+
 /* IEEE half precision, little-endian, or float32, as files hold them. New types. */
 hid_t ks_h5_float_type(bool float16);
 bool ks_h5_is_float16(hid_t type);

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stop.h"
 #include "store/collect.h"
 #include "store/h5.h"
 #include "store/info.h"
@@ -67,6 +68,12 @@ static void take_row(ks_collection *c, block *b, const ks_source *s, size_t k, u
         c->lost++;
         return;
     }
+    if (b->image && !ks_source_is_picture(s, &b->read_table[k], b->read_images + k * b->image)) {
+        ks_log_warn("%s: the picture of sample %llu fails its digest", s->path,
+                    (unsigned long long)index);
+        c->lost++;
+        return;
+    }
     *t = b->read_table[k];
     ks_collect_place(c, index, t);
     uint8_t *out = b->latents + slot * b->latent;
@@ -125,6 +132,7 @@ static void fill_block(ks_collection *c, block *b, uint64_t first)
 
 typedef struct merged_sets {
     hid_t latents, images, samples, rows, latent_type, row_type;
+    ks_checks checks;
 } merged_sets;
 
 static int make_sets(const ks_collection *c, merged_sets *m, ks_error *err)
@@ -132,8 +140,8 @@ static int make_sets(const ks_collection *c, merged_sets *m, ks_error *err)
     const ks_store_info *i = c->info;
     const hsize_t latent[3] = {(hsize_t)i->channels, (hsize_t)i->height, (hsize_t)i->width};
     const hsize_t image[3] = {(hsize_t)i->height * 8, (hsize_t)i->width * 8, 3};
-    hid_t file_row = ks_table_file_type(false);
-    *m = (merged_sets){-1, -1, -1, -1, ks_h5_float_type(i->float16), ks_table_memory_type(false)};
+    hid_t file_row = ks_table_file_type(KS_TABLE_BARE);
+    *m = (merged_sets){-1, -1, -1, -1, ks_h5_float_type(i->float16), ks_table_memory_type(KS_TABLE_BARE), {-1, -1}};
     m->latents = ks_collect_set(c, "latents", m->latent_type, 4, latent, H5P_DEFAULT, err);
     if (m->latents >= 0)
         m->samples = ks_collect_set(c, "samples", file_row, 1, NULL, H5P_DEFAULT, err);
@@ -142,6 +150,8 @@ static int make_sets(const ks_collection *c, merged_sets *m, ks_error *err)
     if (m->rows >= 0 && i->images)
         m->images = ks_collect_set(c, "images", H5T_STD_U8LE, 4, image, H5P_DEFAULT, err);
     ks_h5_close(&file_row);
+    if (m->rows >= 0 && ks_checks_new(&m->checks, c, err))
+        return -1;
     return m->rows < 0 || (i->images && m->images < 0) ? -1 : 0;
 }
 
@@ -150,6 +160,7 @@ static void close_sets(merged_sets *m)
     hid_t *all[] = {&m->latents, &m->images, &m->samples, &m->rows, &m->latent_type, &m->row_type};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         ks_h5_close(all[i]);
+    ks_checks_close(&m->checks);
 }
 
 /* Rows [from, from + n) of a block: latents and pictures. */
@@ -173,6 +184,7 @@ static int write_block(const ks_collection *c, const block *b, const merged_sets
     for (size_t i = 0; i < b->count; i++)
         row_of_index[i] = first + i;
     if (ks_h5_write_items(m->samples, c->path, m->row_type, first, b->count, b->table, err) ||
+        ks_checks_write(&m->checks, c, first, b->count, b->table, err) ||
         ks_h5_write_items(m->rows, c->path, H5T_NATIVE_UINT64, first, b->count, row_of_index, err))
         return -1;
     for (size_t from = 0, n; from < b->count && !status; from += n) {
@@ -192,6 +204,9 @@ int ks_collect_merge(ks_collection *c, ks_error *err)
     for (uint64_t first = 0; first < c->info->samples && !status; first += b.rows) {
         uint64_t left = c->info->samples - first;
         b.count = left < b.rows ? (size_t)left : b.rows;
+        status = ks_stop_check("collecting", err);
+        if (status)
+            break;
         fill_block(c, &b, first);
         status = write_block(c, &b, &m, first, err);
     }

@@ -27,20 +27,9 @@ struct ks_output {
     void *stored; /* one latent as stored */
 };
 
-/* The usable source that was made last; -1 when there is none. OUT wins a tie: it was made from the
- * others. */
-static int newest(const ks_sources *s)
-{
-    int best = -1;
-    for (int i = 0; i < s->count; i++)
-        if (s->item[i].usable && (best < 0 || s->item[i].created > s->item[best].created))
-            best = i;
-    return best;
-}
-
 static int open_rows(ks_output *o, ks_error *err)
 {
-    int from = newest(o->sources);
+    int from = ks_sources_newest(o->sources);
     if (from < 0)
         return ks_error_set(err, "%s: there is no output: neither this file nor a shard in %s",
                             o->sources->out, o->sources->dir);
@@ -223,6 +212,24 @@ int ks_output_image(ks_output *o, uint64_t r, uint8_t *rgb, ks_error *err)
     return 0;
 }
 
+/* What is wrong with row r; NULL: nothing. s: NULL for a row that no file has. */
+static const char *what_is_bad(ks_output *o, uint64_t r, ks_source *s, uint64_t place,
+                               const ks_table_row *t)
+{
+    uint64_t back;
+    if (!s)
+        return NULL;
+    if (!ks_source_row_whole(s, t))
+        return "its fields fail their check";
+    if (o->out >= 0 && (ks_output_find(o, t->index, &back, NULL) || back != r))
+        return "/row_of_index does not lead to it";
+    if (t->status != KS_DONE)
+        return NULL;
+    if (!ks_source_latent_good(s, place, t))
+        return "the latent fails its digest";
+    return ks_source_picture_good(s, place, t) ? NULL : "the picture fails its digest";
+}
+
 int ks_output_verify(ks_output *o, uint64_t *checked, uint64_t *bad, ks_error *err)
 {
     *checked = *bad = 0;
@@ -232,15 +239,12 @@ int ks_output_verify(ks_output *o, uint64_t *checked, uint64_t *bad, ks_error *e
         if (load_table(o, r, err) || locate(o, r, &s, &place, err))
             return -1;
         const ks_table_row *t = &o->table[r - o->table_first];
-        if (t->status != KS_DONE)
-            continue;
-        ++*checked;
-        if (s && ks_source_latent_good(s, place, t))
-            continue;
-        ++*bad;
-        ks_log_error("%s: row %llu (sample %llu): the latent fails its digest",
-                     s ? s->path : o->sources->out, (unsigned long long)r,
-                     (unsigned long long)t->index);
+        const char *what = what_is_bad(o, r, s, place, t);
+        *checked += t->status == KS_DONE || what;
+        *bad += what != NULL;
+        if (what)
+            ks_log_error("%s: row %llu (sample %llu): %s", s ? s->path : o->sources->out,
+                         (unsigned long long)r, (unsigned long long)t->index, what);
     }
     return 0;
 }

@@ -109,7 +109,7 @@ static void copy_sizes(ks_shard *s, const ks_store_info *info)
         .sampler_names = copy_names(info->sampler_names, info->samplers),
         .scheduler_names = copy_names(info->scheduler_names, info->schedulers)};
     s->latent_type = ks_h5_float_type(info->float16);
-    s->row_type = ks_table_file_type(true);
+    s->row_type = ks_table_memory_type(ks_table_extent_of(info));
     size_t latent = ks_info_latent_bytes(info),
            image = info->images ? ks_info_image_bytes(info) : 0;
     s->zeros = ks_calloc(1, latent > image ? latent : image);
@@ -145,8 +145,9 @@ static int make_sets(ks_shard *s, ks_error *err)
     const hsize_t image[3] = {(hsize_t)i->height * 8, (hsize_t)i->width * 8, 3};
     s->latents = make_set(s, "latents", s->latent_type, 4, latent,
                           chunk_rows(ks_info_latent_bytes(i)), err);
-    s->samples = s->latents < 0 ? -1
-                                : make_set(s, "samples", s->row_type, 1, NULL, ROWS_IN_CHUNK, err);
+    hid_t row_type = ks_table_file_type(ks_table_extent_of(i));
+    s->samples = s->latents < 0 ? -1 : make_set(s, "samples", row_type, 1, NULL, ROWS_IN_CHUNK, err);
+    ks_h5_close(&row_type);
     if (s->samples >= 0 && i->images)
         s->images = make_set(s, "images", H5T_STD_U8LE, 4, image,
                              chunk_rows(ks_info_image_bytes(i)), err);
@@ -158,8 +159,9 @@ static int make_file(ks_shard *s, ks_error *err)
     hid_t list = ks_h5_file_access();
     H5Pset_libver_bounds(list, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
     s->file = H5Fcreate(s->path, H5F_ACC_TRUNC, H5P_DEFAULT, list);
+    int status = KS_H5(s->file, err, "%s: cannot make the file", s->path);
     ks_h5_close(&list);
-    return KS_H5(s->file, err, "%s: cannot make the file", s->path);
+    return status;
 }
 
 static void free_shard(ks_shard *s)
@@ -207,7 +209,8 @@ ks_shard *ks_shard_create_as(const char *dir, const ks_store_info *info, double 
     copy_sizes(s, info);
     if (make_file(s, err) || ks_info_write(s->file, path, info, created, err) ||
         make_sets(s, err) ||
-        KS_H5(H5Fstart_swmr_write(s->file), err, "%s: cannot start SWMR writing", path)) {
+        KS_H5(H5Fstart_swmr_write(s->file), err, "%s: cannot start SWMR writing", path) ||
+        ks_h5_sync_folder(path, err) || ks_h5_sync_folder(dir, err)) {
         close_file(s, NULL);
         unlink(path);
         free_shard(s);
@@ -286,6 +289,10 @@ int ks_shard_append(ks_shard *s, ks_row *row, const float *latent, const uint8_t
     row->digest = ks_hash(stored, bytes);
     if (ks_table_pack(&t, row, i, err))
         return ks_error_wrap(err, "%s", s->path);
+    if (image && i->images) {
+        ks_hash128 digest = ks_hash(image, ks_info_image_bytes(i));
+        memcpy(t.picture, digest.byte, sizeof t.picture);
+    }
     return ks_shard_append_stored(s, &t, stored, image, err);
 }
 
@@ -310,6 +317,11 @@ int ks_shard_flush(ks_shard *s, ks_error *err)
         return broke(s, &why, err);
     s->flushed = s->rows;
     return 0;
+}
+
+int ks_shard_sync(ks_shard *s, ks_error *err)
+{
+    return ks_shard_flush(s, err) || ks_h5_sync(s->path, err) ? -1 : 0;
 }
 
 int ks_shard_close(ks_shard *s, ks_error *err)

@@ -18,6 +18,8 @@ enum { WALK_ROWS = 1024, SPARE_FILES = 64, MOST_OPEN = 4096 };
 static void close_source(ks_source *s)
 {
     ks_h5_close(&s->row_type);
+    ks_h5_close(&s->tail_type);
+    ks_h5_close(&s->checks);
     ks_h5_close(&s->latent_type);
     ks_h5_close(&s->samples);
     ks_h5_close(&s->latents);
@@ -48,6 +50,30 @@ static bool layout_is_virtual(hid_t set)
     return is;
 }
 
+/* How far the table's type reaches. */
+static ks_table_extent extent_of(hid_t type)
+{
+    return ks_table_type_fits(type, KS_TABLE_PICTURE) ? KS_TABLE_PICTURE
+           : ks_table_type_fits(type, KS_TABLE_CHECK) ? KS_TABLE_CHECK
+                                                      : KS_TABLE_BARE;
+}
+
+/* The tails of a collected file's rows; files of the first versions have none. */
+static int open_checks(ks_source *s, ks_error *err)
+{
+    if (H5Lexists(s->file, "checks", H5P_DEFAULT) <= 0)
+        return 0;
+    if ((s->checks = ks_h5_open_set(s->file, s->path, "checks", err)) < 0)
+        return -1;
+    hid_t type = H5Dget_type(s->checks);
+    bool pictures = type >= 0 && H5Tget_class(type) == H5T_COMPOUND && H5Tget_member_index(type, "image_digest") >= 0;
+    s->extent = pictures ? KS_TABLE_PICTURE : KS_TABLE_CHECK;
+    s->tail_type = ks_table_tail_type(s->extent);
+    ks_h5_close(&type);
+    H5Eclear2(H5E_DEFAULT);
+    return 0;
+}
+
 /* The data sets of an open file and how many rows all of them have. */
 static int open_sets(ks_source *s, ks_error *err)
 {
@@ -57,16 +83,18 @@ static int open_sets(ks_source *s, ks_error *err)
         (s->samples = ks_h5_open_set(s->file, s->path, "samples", err)) < 0 ||
         KS_H5(type = H5Dget_type(s->samples), err, "%s: cannot read /samples", s->path))
         goto cleanup;
-    if (!ks_table_type_fits(type, false)) {
+    if (!ks_table_type_fits(type, KS_TABLE_BARE)) {
         ks_error_set(err, "%s: /samples is not ksweep's table: fields are missing", s->path);
         goto cleanup;
     }
-    s->checked = ks_table_type_fits(type, true);
+    s->extent = extent_of(type);
+    s->row_type = ks_table_memory_type(s->extent);
+    if (s->extent == KS_TABLE_BARE && open_checks(s, err))
+        goto cleanup;
     s->images = H5Lexists(s->file, "images", H5P_DEFAULT) > 0;
     if (s->images && (s->pictures = ks_h5_open_set(s->file, s->path, "images", err)) < 0)
         goto cleanup;
     s->is_virtual = layout_is_virtual(s->latents);
-    s->row_type = ks_table_memory_type(s->checked);
     s->latent_type = ks_h5_float_type(s->float16);
     status = 0;
 cleanup:
@@ -131,7 +159,9 @@ static void add(ks_sources *s, char *path, int number)
                                       .samples = -1,
                                       .latents = -1,
                                       .pictures = -1,
+                                      .checks = -1,
                                       .row_type = -1,
+                                      .tail_type = -1,
                                       .latent_type = -1};
 }
 
@@ -242,6 +272,15 @@ int ks_sources_out(const ks_sources *s)
     return s->count && s->item[0].number < 0 ? 0 : -1;
 }
 
+int ks_sources_newest(const ks_sources *s)
+{
+    int best = -1;
+    for (int i = 0; i < s->count; i++)
+        if (s->item[i].usable && (best < 0 || s->item[i].created > s->item[best].created))
+            best = i;
+    return best;
+}
+
 ks_source *ks_sources_use(ks_sources *s, int i, ks_error *err)
 {
     ks_source *source = &s->item[i];
@@ -256,10 +295,23 @@ ks_source *ks_sources_use(ks_sources *s, int i, ks_error *err)
     return source;
 }
 
+static int add_tails(ks_source *s, uint64_t first, uint64_t count, ks_table_row *out, ks_error *err)
+{
+    size_t size = ks_table_tail_size(s->extent);
+    uint8_t *tails = ks_calloc((size_t)count, size);
+    int status = ks_h5_read_items(s->checks, s->path, s->tail_type, first, count, tails, size, err);
+    for (uint64_t k = 0; k < count && !status; k++)
+        memcpy((uint8_t *)&out[k] + offsetof(ks_table_row, check), tails + k * size, size);
+    free(tails);
+    return status;
+}
+
 int ks_source_table(ks_source *s, uint64_t first, uint64_t count, ks_table_row *out, ks_error *err)
 {
     memset(out, 0, (size_t)count * sizeof *out);
-    return ks_h5_read_items(s->samples, s->path, s->row_type, first, count, out, sizeof *out, err);
+    if (ks_h5_read_items(s->samples, s->path, s->row_type, first, count, out, sizeof *out, err))
+        return -1;
+    return s->checks < 0 ? 0 : add_tails(s, first, count, out, err);
 }
 
 int ks_source_latents(ks_source *s, uint64_t first, uint64_t count, void *out, ks_error *err)
@@ -293,10 +345,33 @@ size_t ks_source_picture_bytes(const ks_source *s)
     return ks_info_image_bytes(&shape);
 }
 
+bool ks_source_row_whole(const ks_source *s, const ks_table_row *t)
+{
+    return s->extent == KS_TABLE_BARE || t->check == ks_table_check(t);
+}
+
 bool ks_source_row_good(const ks_source *s, const ks_table_row *t)
 {
-    return (t->status == KS_DONE || t->status == KS_FAILED) &&
-           (!s->checked || t->check == ks_table_check(t));
+    return (t->status == KS_DONE || t->status == KS_FAILED) && ks_source_row_whole(s, t);
+}
+
+bool ks_source_is_picture(const ks_source *s, const ks_table_row *t, const void *picture)
+{
+    static const uint8_t unknown[sizeof t->picture];
+    if (s->extent < KS_TABLE_PICTURE || !memcmp(t->picture, unknown, sizeof unknown))
+        return true;
+    ks_hash128 digest = ks_hash(picture, ks_source_picture_bytes(s));
+    return !memcmp(digest.byte, t->picture, sizeof t->picture);
+}
+
+bool ks_source_picture_good(ks_source *s, uint64_t place, const ks_table_row *t)
+{
+    if (!s->images || s->extent < KS_TABLE_PICTURE)
+        return true;
+    uint8_t *picture = ks_calloc(1, ks_source_picture_bytes(s));
+    bool good = !ks_source_pictures(s, place, 1, picture, NULL) && ks_source_is_picture(s, t, picture);
+    free(picture);
+    return good;
 }
 
 bool ks_source_latent_good(ks_source *s, uint64_t place, const ks_table_row *t)
@@ -317,7 +392,7 @@ bool ks_source_fits(const ks_source *s, const ks_store_info *info)
 /* A row of a collected file that was never rendered is not a bad one. */
 static bool never_rendered(const ks_source *s, const ks_table_row *t)
 {
-    return !s->checked && t->status == KS_MISSING;
+    return s->number < 0 && t->status == KS_MISSING && ks_source_row_whole(s, t);
 }
 
 static int walk_block(const ks_source *source, int i, uint64_t first, uint64_t count,

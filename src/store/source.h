@@ -15,7 +15,8 @@ typedef struct ks_source {
     int number;  /* of the shard; -1: OUT */
     bool usable; /* it was opened and is an output of ksweep; all below holds only then */
     bool plain;  /* opens without SWMR too */
-    bool is_virtual, checked; /* a virtual data set; rows carry a check */
+    bool is_virtual;
+    ks_table_extent extent; /* of its rows, whether in one data set or two */
     int channels, height, width;
     bool float16, images;
     uint64_t rows; /* when it was first opened, */
@@ -24,7 +25,7 @@ typedef struct ks_source {
     ks_hash128 sweep;  /* ks_info_sweep */
     bool passed_over;  /* ks_sources_walk leaves it out */
     uint64_t left_out; /* done rows that have no place in the sweep (ks_places_build) */
-    hid_t file, samples, latents, pictures, row_type, latent_type; /* -1 while it is closed */
+    hid_t file, samples, latents, pictures, checks, row_type, tail_type, latent_type; /* -1: closed, or not there */
     uint64_t used;
 } ks_source;
 
@@ -48,6 +49,10 @@ void ks_sources_close_all(ks_sources *s);
 /* The number of OUT in the list: 0, or -1 when there is no OUT. */
 int ks_sources_out(const ks_sources *s);
 
+/* The usable source that was made last; -1 when there is none. OUT wins a tie: it was made from the
+ * others. */
+int ks_sources_newest(const ks_sources *s);
+
 /* Source i, open; others may be closed for it. NULL and err when it is not usable any more. */
 ks_source *ks_sources_use(ks_sources *s, int i, ks_error *err);
 
@@ -59,12 +64,21 @@ int ks_source_pictures(ks_source *s, uint64_t first, uint64_t count, uint8_t *ou
 size_t ks_source_latent_bytes(const ks_source *s);
 size_t ks_source_picture_bytes(const ks_source *s); /* also where there are none */
 
+/* Whether a row's check holds, where it has one. */
+bool ks_source_row_whole(const ks_source *s, const ks_table_row *t);
+
 /* Whether a row is whole: done or failed, and its check (where there is one) holds. The latent is
  * not looked at. */
 bool ks_source_row_good(const ks_source *s, const ks_table_row *t);
 
 /* Whether the latent that is stored at place has the row's digest. */
 bool ks_source_latent_good(ks_source *s, uint64_t place, const ks_table_row *t);
+
+/* Whether the picture that is stored at place has the row's digest; true where there is none. */
+bool ks_source_picture_good(ks_source *s, uint64_t place, const ks_table_row *t);
+
+/* Whether these bytes are the row's picture; true where the row does not tell. */
+bool ks_source_is_picture(const ks_source *s, const ks_table_row *t, const void *picture);
 
 /* Whether the file could have been written under info: the same latent shape. */
 bool ks_source_fits(const ks_source *s, const ks_store_info *info);

@@ -62,6 +62,9 @@ ks_shard *ks_shard_create(const char *dir, const ks_store_info *info, ks_error *
 int ks_shard_append(ks_shard *s, ks_row *row, const float *latent, const uint8_t *image,
                     ks_error *err);
 int ks_shard_flush(ks_shard *s, ks_error *err);
+/* Flushes, and brings all of it to disk: what is flushed survives the process, what is synced the
+ * machine. */
+int ks_shard_sync(ks_shard *s, ks_error *err);
 int ks_shard_close(ks_shard *s, ks_error *err); /* frees s in every case */
 
 /* --- all files of an output --- */
@@ -86,6 +89,20 @@ int ks_store_scan(const char *out, bool check,
                              ks_error *err),
                   void *self, ks_scan_counts *counts, ks_error *err);
 
+/* How far an output is: of the sweep of its newest file. Rows that other states of the job have left
+ * count by their keys. */
+typedef struct ks_tally {
+    ks_store_info *info; /* NULL: there is no file that can be read */
+    uint64_t done, failed, bad; /* samples; rows that are damaged */
+    int shards, unreadable;
+    bool has_out, collected; /* there is an OUT; nothing is newer than it */
+    bool checked;            /* the latents were held against their digests */
+    double latent_bytes;
+} ks_tally;
+/* check_bytes: digests are tested when all latents together are not larger than this. */
+int ks_store_tally(const char *out, double check_bytes, ks_tally *tally, ks_error *err);
+void ks_tally_free(ks_tally *tally);
+
 /* The same with check, for a restart: files that were found good before, and are still the same, are not read again
  * (store/checked.h), and what is found out is kept for the next time. */
 typedef struct ks_rescan {
@@ -99,9 +116,16 @@ int ks_store_rescan(const char *out, ks_rescan *r,
                                ks_error *err),
                     void *self, ks_scan_counts *counts, ks_error *err);
 
-/* After it, in every case: frees what belongs to it. done, tried: bitmaps of everything that the output holds, when each row
+/* After either of them, in every case: frees what belongs to it. done, tried: bitmaps of everything that the output holds, when each row
  * is of the sample that its index names, to be kept for the next time; else NULL. */
 void ks_store_rescan_end(ks_rescan *r, const uint64_t *done, const uint64_t *tried);
+
+/* As ks_store_scan without check, for ksweep status: what a restart has kept of a sweep of so many samples stands for the
+ * rows of the files that it was kept of. */
+int ks_store_glance(const char *out, ks_rescan *r,
+                    int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
+                               ks_error *err),
+                    void *self, ks_scan_counts *counts, ks_error *err);
 
 /* The info of an existing output (its file, else its first readable shard): 1 found, 0 there is
  * none, -1 error. Free with ks_store_info_free. */
@@ -112,7 +136,8 @@ void ks_store_info_free(ks_store_info *info);
  * the sweep that no file has get status missing. mode: "merge" (shards are removed after OUT is
  * safe on disk), "virtual", or "auto" (merge up to 8 GiB). index_of: which index of the present
  * sweep a key has, -1 none (a row of an earlier, different job: its file is kept in OUT.d); NULL:
- * the recorded indices, of files with the same job text and model. Nobody may be writing. */
+ * the recorded indices, of files with the same job text and model. Nobody may be writing. Returns 1
+ * when rows were found to be damaged on the way: their samples are missing in OUT. */
 int ks_store_collect(const char *out, const ks_store_info *info, const char *mode,
                      int64_t (*index_of)(void *self, const ks_row *row), void *self, ks_error *err);
 
@@ -133,7 +158,8 @@ int ks_output_image(ks_output *o, uint64_t r, uint8_t *rgb, ks_error *err);
 /* The digest that a row has when this latent is stored. */
 ks_hash128 ks_latent_digest(const float *latent, size_t count, bool float16);
 
-/* Tests every done row's digest; *bad counts the failures, each is logged. */
+/* Tests every row's fields, the latents and pictures of done ones, and /row_of_index; *checked counts
+ * done rows and bad ones, *bad those that fail, each of which is logged. */
 int ks_output_verify(ks_output *o, uint64_t *checked, uint64_t *bad, ks_error *err);
 
 #endif

@@ -26,7 +26,8 @@ static const struct {
     {"nfe", offsetof(ks_table_row, nfe), U32},
     {"key", offsetof(ks_table_row, key), BYTES16},
     {"digest", offsetof(ks_table_row, digest), BYTES16},
-    {"check", offsetof(ks_table_row, check), U64}, /* the last: left out of collected files */
+    {"check", offsetof(ks_table_row, check), U64}, /* the last two: see ks_table_extent */
+    {"image_digest", offsetof(ks_table_row, picture), BYTES16},
 };
 
 enum { FIELDS = sizeof fields / sizeof *fields };
@@ -51,34 +52,62 @@ static hid_t field_type(field_kind kind)
     return type;
 }
 
-static hid_t compound(bool check, size_t size)
+static int fields_of(ks_table_extent extent)
+{
+    return FIELDS - (KS_TABLE_PICTURE - (int)extent);
+}
+
+/* The fields from `first` up to the extent; offsets are counted from base. */
+static hid_t compound(int first, ks_table_extent extent, size_t base, size_t size)
 {
     hid_t type = H5Tcreate(H5T_COMPOUND, size);
-    for (int i = 0; i < FIELDS - !check && type >= 0; i++) {
+    for (int i = first; i < fields_of(extent) && type >= 0; i++) {
         hid_t member = field_type(fields[i].kind);
-        if (member < 0 || H5Tinsert(type, fields[i].name, fields[i].offset, member) < 0)
+        if (member < 0 || H5Tinsert(type, fields[i].name, fields[i].offset - base, member) < 0)
             ks_h5_close(&type);
         ks_h5_close(&member);
     }
     return type;
 }
 
-hid_t ks_table_memory_type(bool check)
+hid_t ks_table_memory_type(ks_table_extent extent)
 {
-    return compound(check, sizeof(ks_table_row));
+    return compound(0, extent, 0, sizeof(ks_table_row));
 }
 
-hid_t ks_table_file_type(bool check)
+hid_t ks_table_file_type(ks_table_extent extent)
 {
-    return compound(check, check ? sizeof(ks_table_row) : offsetof(ks_table_row, check));
+    return compound(0, extent, 0, offsetof(ks_table_row, check) + ks_table_tail_size(extent));
 }
 
-bool ks_table_type_fits(hid_t type, bool check)
+size_t ks_table_tail_size(ks_table_extent extent)
+{
+    static const size_t size[] = {0, sizeof(uint64_t), sizeof(uint64_t) + 16};
+    return size[extent];
+}
+
+hid_t ks_table_tail_type(ks_table_extent extent)
+{
+    return compound(fields_of(KS_TABLE_BARE), extent, offsetof(ks_table_row, check),
+                    ks_table_tail_size(extent));
+}
+
+hid_t ks_table_tail_of_row_type(ks_table_extent extent)
+{
+    return compound(fields_of(KS_TABLE_BARE), extent, 0, sizeof(ks_table_row));
+}
+
+ks_table_extent ks_table_extent_of(const ks_store_info *info)
+{
+    return info->images ? KS_TABLE_PICTURE : KS_TABLE_CHECK;
+}
+
+bool ks_table_type_fits(hid_t type, ks_table_extent extent)
 {
     if (H5Tget_class(type) != H5T_COMPOUND)
         return false;
     bool fits = true;
-    for (int i = 0; i < FIELDS - !check; i++)
+    for (int i = 0; i < fields_of(extent); i++)
         fits = fits && H5Tget_member_index(type, fields[i].name) >= 0;
     H5Eclear2(H5E_DEFAULT);
     return fits;

@@ -11,7 +11,9 @@
 enum { KS_NAME_SIZE = 32 }; /* bytes of a sampler's or scheduler's name, NUL-padded */
 
 /* The order and the sizes are the file's (no padding). check: the first 8 bytes of the digest of
- * all before it; shards have it, collected files do not. */
+ * all before it. picture: the digest of the picture's bytes, zeros where it is not known; only in
+ * files with images. These two, the tail, stand in the table of a shard, and in a data set of their
+ * own, /checks, in a collected file. */
 typedef struct __attribute__((packed)) ks_table_row {
     uint64_t index, seed;
     uint32_t steps;
@@ -22,15 +24,27 @@ typedef struct __attribute__((packed)) ks_table_row {
     uint32_t nfe;
     uint8_t key[16], digest[16];
     uint64_t check;
+    uint8_t picture[16];
 } ks_table_row;
 
-/* New compound types, with or without the check; -1 without memory. In memory a row is a
- * ks_table_row in both cases, in a file nothing is left free for a check that is not there. */
-hid_t ks_table_memory_type(bool check);
-hid_t ks_table_file_type(bool check);
+/* How much of the tail there is. */
+typedef enum ks_table_extent { KS_TABLE_BARE, KS_TABLE_CHECK, KS_TABLE_PICTURE } ks_table_extent;
 
-/* Whether an open data set's type has every field (and the check). */
-bool ks_table_type_fits(hid_t type, bool check);
+/* New compound types; -1 without memory. In memory a row is a ks_table_row in all cases, in a file
+ * nothing is left free for fields that are not there. */
+hid_t ks_table_memory_type(ks_table_extent extent);
+hid_t ks_table_file_type(ks_table_extent extent);
+
+/* The tail alone, as /checks has it, and as it is taken from a row in memory to be written there. */
+hid_t ks_table_tail_type(ks_table_extent extent);
+hid_t ks_table_tail_of_row_type(ks_table_extent extent);
+size_t ks_table_tail_size(ks_table_extent extent);
+
+/* Whether an open data set's type has every field up to this extent. */
+bool ks_table_type_fits(hid_t type, ks_table_extent extent);
+
+/* The extent of what is written now. */
+ks_table_extent ks_table_extent_of(const ks_store_info *info);
 
 uint64_t ks_table_check(const ks_table_row *t);
 

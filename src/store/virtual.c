@@ -101,11 +101,12 @@ static int read_rows(const ks_collection *c, const row_order *o, size_t first, s
 static int write_table(const ks_collection *c, const row_order *o, uint64_t *row_of_index,
                        ks_error *err)
 {
-    hid_t file_type = ks_table_file_type(false), type = ks_table_memory_type(false);
+    hid_t file_type = ks_table_file_type(KS_TABLE_BARE), type = ks_table_memory_type(KS_TABLE_BARE);
     hid_t set = ks_collect_set(c, "samples", file_type, 1, NULL, H5P_DEFAULT, err);
     ks_table_row *t = ks_calloc(BLOCK_ROWS, sizeof *t);
     uint64_t missing = 0; /* the next sample to look at for the rows after the picks */
-    int status = set < 0 ? -1 : 0;
+    ks_checks checks = {-1, -1};
+    int status = set < 0 ? -1 : ks_checks_new(&checks, c, err);
     for (uint64_t first = 0, count; first < c->info->samples && !status; first += count) {
         count = first < o->count ? o->count - first : c->info->samples - first;
         count = count < BLOCK_ROWS ? count : BLOCK_ROWS;
@@ -120,9 +121,14 @@ static int write_table(const ks_collection *c, const row_order *o, uint64_t *row
         }
         for (uint64_t k = 0; k < count && !status; k++)
             row_of_index[t[k].index] = first + k;
-        status = status ? -1 : ks_h5_write_items(set, c->path, type, first, count, t, err);
+        if (!status)
+            status = ks_h5_write_items(set, c->path, type, first, count, t, err) ||
+                             ks_checks_write(&checks, c, first, count, t, err)
+                         ? -1
+                         : 0;
     }
     free(t);
+    ks_checks_close(&checks);
     ks_h5_close(&set);
     ks_h5_close(&type);
     ks_h5_close(&file_type);

@@ -91,6 +91,11 @@ class Checker:
         index = self.file["row_of_index"]
         self.expect(index.shape == (rows,) and np.issubdtype(index.dtype, np.integer),
                     f"/row_of_index is {index.dtype} {index.shape}")
+        if self.expect("checks" in self.file, "/checks is missing"):
+            fields = ("check", "image_digest") if "images" in self.file else ("check",)
+            checks = self.file["checks"]
+            self.expect(checks.shape == (rows,) and checks.dtype.names == fields,
+                        f"/checks is {checks.dtype} {checks.shape}")
         if "images" in self.file:
             images = self.file["images"]
             want = (rows, 8 * latents.shape[2], 8 * latents.shape[3], 3)
@@ -145,14 +150,15 @@ class Checker:
                             f"row {r}: two latents have one digest")
                 self.expect(seen.setdefault(data, digest) == digest,
                             f"row {r}: one latent has two digests")
-                self.digest(r, digest, latent)
+                self.digest(r, digest, latent, "the digest is not the latent's")
                 if picture is not None:
                     self.expect(picture.any(), f"row {r}: a done sample has no picture")
+                    self.digest(r, bytes(self.file["checks"][r]["image_digest"]), picture,
+                                "image_digest is not the picture's")
 
-    def digest(self, r, digest, latent):
+    def digest(self, r, digest, data, otherwise):
         if xxhash:
-            self.expect(xxhash.xxh3_128_digest(latent.tobytes()) == digest,
-                        f"row {r}: the digest is not the latent's")
+            self.expect(xxhash.xxh3_128_digest(data.tobytes()) == digest, f"row {r}: {otherwise}")
 
     def sweep(self, table):
         """Every sample's row has the values that its index means in the job's grid."""

@@ -15,6 +15,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KSWEEP = os.environ.get("KSWEEP_BIN", os.path.join(ROOT, "build/release/src/cli/ksweep"))
 GOLDEN = os.path.join(ROOT, "tests/golden")
+TINY = os.path.join(GOLDEN, "tiny-sd15.safetensors")
 DEMO = os.path.join(ROOT, "jobs/demo/shapes-fp16.safetensors")
 MPI = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
            OMPI_MCA_btl_base_warn_component_unused="0")
@@ -53,6 +54,29 @@ def kill_all(process):
             pass
 
 
+def ranks_of(word):
+    """The ksweep processes that have this word among their arguments: {pid: its MPI rank, 0 for one alone}."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().split(b"\0")
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                variables = dict(v.split(b"=", 1) for v in f.read().split(b"\0") if b"=" in v)
+        except OSError:
+            continue
+        if words[0] == KSWEEP.encode() and word.encode() in words:
+            found[int(pid)] = int(variables.get(b"OMPI_COMM_WORLD_RANK", 0))
+    return found
+
+
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    with open(f"/proc/{pid}/status") as f:
+        caught = next(line for line in f if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 def write_safetensors(path, tensors):
     names, header, offset = list(tensors), {}, 0
     kinds = {"float32": "F32", "float16": "F16", "int64": "I64"}
@@ -86,6 +110,17 @@ class Case(unittest.TestCase):
         with open(path, "w") as f:
             json.dump(job, f)
         return path
+
+    def tiny_job(self, name="job.json", **keys):
+        """A job of the smallest model there is: a sample takes milliseconds. Conditionings "a", "b", "c" are there to choose."""
+        contexts = np.random.default_rng(3).normal(size=(3, 1, 8, 32)).astype(np.float32)
+        write_safetensors(self.path("contexts.safetensors"), dict(zip("abc", contexts)))
+        values = {"model": TINY, "positive": self.context("a"), "negative": self.context("b"), "steps": 2}
+        return self.job(name, **{**values, **keys})
+
+    @staticmethod
+    def context(name):
+        return {"file": "contexts.safetensors", "cond": name}
 
     def run_ok(self, *args, **kwargs):
         done = ksweep(*args, **kwargs)

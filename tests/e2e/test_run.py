@@ -9,7 +9,7 @@ import unittest
 import h5py
 import numpy as np
 
-from support import Case, kill_all, ksweep, mpirun, start
+from support import Case, catches, kill_all, ksweep, mpirun, ranks_of, start
 
 MIXED = {"sampler_name": ["euler_ancestral", "dpmpp_2m", "heun"], "steps": {"from": 5, "to": 12, "step": 1},
          "cfg": [1.0, 4.5, 8.0], "seed": {"start": 7, "count": 1}, "control_after_generate": "increment",
@@ -145,6 +145,42 @@ class Stops(Case):
     def test_sigusr1_stops_all_ranks(self):
         process = self.stop_and_resume(lambda p: p.send_signal(signal.SIGUSR1), 2)
         self.assertEqual(process.returncode, 75)
+
+    def wait_for_handlers(self, job, ranks):
+        """Until so many processes have reached main, which is where signals are caught first."""
+        for _ in range(2000):
+            try:
+                if sum(catches(pid, signal.SIGUSR1) for pid in ranks_of(job)) == ranks:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.005)
+        self.fail("no handlers")
+
+    def test_a_stop_during_the_start_ends_with_75_too(self):
+        """The signal comes while ksweep starts, reads the model and looks at the output: never a death by signal."""
+        job = self.tiny_job(seed={"count": 10**6})
+        told = ""
+        for pause in 0, 0.01, 0.02, 0.05, 0.08, 0.12, 0.2, 0.3:
+            process = start("run", job, "-q")
+            self.wait_for_handlers(job, 1)
+            time.sleep(pause)
+            process.send_signal(signal.SIGTERM)
+            output, errors = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 75, f"after {pause} s: {output}{errors}")
+            self.assertIn("stopped", output)
+            told += output
+            self.assertEqual(glob.glob(self.path("out.h5.d/*.lock")), [])
+        self.assertIn("stopped before rendering began", told)
+
+    def test_a_stop_during_the_start_of_several_ranks(self):
+        job = self.tiny_job(seed={"count": 10**6})
+        process = start("run", job, "-q", launcher=mpirun(2))
+        self.wait_for_handlers(job, 2)
+        process.send_signal(signal.SIGUSR1)
+        output, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 75, output + errors)
+        self.assertEqual(output.count("stopped"), 1, output)
 
     def test_a_killed_run_goes_on(self):
         self.stop_and_resume(kill_all, 2)

@@ -167,6 +167,18 @@ class Filters(Sweeps):
                     "index=3")
         self.assertEqual(self.table()["status"].tolist(), [0, 0, 1, 1, 0, 0])
 
+    def test_plan_counts_what_passes(self):
+        job = self.tiny_job(cfg=[1.0, 2.0, 4.0], steps=[2, 3], seed=[7, 8, 9], sampler_name=["euler", "dpmpp_2m"])
+        for parts in (["--filter", "cfg=1..2", "--filter", "steps=3", "--filter", "index=4..30"], ["--shard", "1/3"],
+                      ["--shard", "0/2", "--filter", "sampler_name=dpmpp_2m"]):
+            plan = self.run_ok("plan", job, *parts).stdout
+            done = self.run_ok("run", job, "-q", *parts, "-o", self.path("-".join(parts).replace("/", "of"))).stdout
+            samples = int(done.split(" samples rendered")[0])
+            rows = int(done.split(" network rows")[0].split()[-1]) + int(done.split(" saved by sharing")[0].split()[-1])
+            self.assertIn(f"samples:        {samples} latents of 4 x 8 x 8, of 36 in the sweep", plan)
+            self.assertIn(f"network rows:   {rows},", plan)
+        self.assert_one_line(ksweep("plan", job, "--filter", "cfg=3"), "--filter cfg=3", "cfg has 1, 2, 4")
+
     def test_mistakes_are_told_before_anything_starts(self):
         job = self.job(**GRID)
         for text, word in ("cfg=3", "cfg has 1, 2, 4"), ("cgf=1", '"cfg"'), ("cfg", "AXIS=VALUES"), ("index=72", "0 to 71"):

@@ -327,7 +327,7 @@ static void look_at_output(fuzz_input *in)
     if (which == 31)
         ks_sheet(out, NULL, NULL, png, 16, &err);
     else if (which % 4 == 0)
-        free(ks_status_text(out, &complete, &err));
+        free(ks_status_text(out, false, &complete, &err));
     else if (which % 4 == 1)
         free(ks_show(out, fuzz_byte(in) % 8, &err));
     else

@@ -203,6 +203,31 @@ static void a_restart_that_is_stopped_keeps_nothing_new(void **state)
     free(out);
 }
 
+static void a_glance_counts_what_is_known_and_what_is_new(void **state)
+{
+    char *out = ks_format("%s/out.h5", (char *)*state);
+    seen s = {0};
+    ks_error err = KS_ERROR_NONE;
+    ks_scan_counts counts;
+    put_shard(out, 0);
+    settle();
+    assert_restart(out, sweep, ROWS, 0, ROWS);
+    put_shard(out, 100);
+    ks_rescan r = {.samples = SAMPLES};
+    assert_int_equal(ks_store_glance(out, &r, see, &s, &counts, &err), 0);
+    assert_int_equal(s.rows, ROWS);
+    assert_non_null(r.done);
+    assert_int_equal(r.done[0], ((uint64_t)1 << ROWS) - 1);
+    assert_int_equal(counts.shards, 2);
+    ks_store_rescan_end(&r, NULL, NULL);
+    assert_restart(out, sweep, ROWS, 0, 2 * ROWS);
+    r = (ks_rescan){.samples = SAMPLES + 1}; /* a sweep of another size: nothing is known */
+    assert_int_equal(ks_store_glance(out, &r, see, &s, &counts, &err), 0);
+    assert_null(r.done);
+    ks_store_rescan_end(&r, NULL, NULL);
+    free(out);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -212,6 +237,7 @@ int main(void)
         TEST(a_latent_is_held_against_its_digest_once),
         TEST(a_damaged_record_is_as_none),
         TEST(a_restart_that_is_stopped_keeps_nothing_new),
+        TEST(a_glance_counts_what_is_known_and_what_is_new),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -241,7 +241,8 @@ static void a_row_that_is_damaged_and_alone_is_missing(void **state)
     write_shard(out, &info, 0, 1, 12);
     make_latent(4, latent);
     damage_file(path, latent, sizeof latent);
-    collect(out, &info, "merge", SAME);
+    sweep same = SAME;
+    assert_int_equal(ks_store_collect(out, &info, "merge", index_of, &same, NULL), 1);
     ks_output *o = open_output(out);
     for (uint64_t i = 0; i < 12; i++)
         check_sample(o, i, i, i == 4 ? KS_MISSING : KS_DONE);

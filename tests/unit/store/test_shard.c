@@ -297,6 +297,108 @@ static void no_damaged_byte_of_a_shard_gives_a_wrong_row_or_a_crash(void **state
     run_apart(scan_damaged_shards, *state);
 }
 
+/* Cuts a shard at many places. Every row that is still handed out must be right; cut to nothing there is none. */
+static void scan_cut_shards(const char *folder)
+{
+    char *out = ks_format("%s/o.h5", folder), *path = shard_path(out, 0);
+    ks_store_info info = make_info(100, false, false);
+    seen *s = ks_calloc(1, sizeof *s);
+    size_t size;
+    uint64_t most = 0;
+    write_shard(out, &info, 0, 1, 90);
+    char *whole = ks_read_file(path, 1 << 24, &size, NULL);
+    assert_non_null(whole);
+    for (size_t cut = 0; cut <= size; cut += cut + 509 > size && cut < size ? size - cut : 509) {
+        write_bytes(path, whole, cut);
+        s->count = 0;
+        assert_int_equal(ks_store_scan(out, true, see, s, NULL, NULL), 0);
+        for (uint64_t i = 0; i < s->count; i++)
+            check_row(&s->row[i], s->row[i].index);
+        assert_true(cut || !s->count);
+        most = s->count;
+    }
+    assert_int_equal(most, 90);
+    free(whole);
+    free(s);
+    free(path);
+    free(out);
+}
+
+static void a_shard_that_was_cut_anywhere_gives_no_wrong_row(void **state)
+{
+    run_apart(scan_cut_shards, *state);
+}
+
+enum { PAGE = 4096, SYNCED = 300, LATER = 120 };
+
+/* What the disk may hold after a loss of power: of each page the synced or any later state, here one of the two; the length of
+ * either. old: NULL for a file of which nothing was ever synced. */
+static void write_mixture(const char *path, const char *old, size_t old_size, const char *new, size_t new_size, unsigned seed)
+{
+    size_t size = old && rand_r(&seed) % 2 ? old_size : new_size;
+    char *mixture = ks_calloc(1, new_size);
+    if (old)
+        memcpy(mixture, old, old_size);
+    for (size_t at = 0; at < new_size; at += PAGE)
+        if (rand_r(&seed) % 2)
+            memcpy(mixture + at, new + at, new_size - at < PAGE ? new_size - at : PAGE);
+    write_bytes(path, mixture, size);
+    free(mixture);
+}
+
+/* Rows that are found of the first SYNCED; all that are found must be right. */
+static uint64_t count_found(const char *out, seen *s)
+{
+    uint64_t found = 0;
+    s->count = 0;
+    assert_int_equal(ks_store_scan(out, true, see, s, NULL, NULL), 0);
+    for (uint64_t i = 0; i < s->count; i++) {
+        check_row(&s->row[i], s->row[i].index);
+        found += s->row[i].index < SYNCED;
+    }
+    return found;
+}
+
+static void lose_power(const char *folder)
+{
+    char *out = ks_format("%s/o.h5", folder), *path = shard_path(out, 0);
+    ks_store_info info = make_info(MOST, false, false);
+    ks_error err = KS_ERROR_NONE;
+    seen *s = ks_calloc(1, sizeof *s);
+    size_t old_size, new_size;
+    ks_shard *shard = create_shard(out, &info);
+    for (uint64_t id = 0; id < SYNCED; id++) {
+        append(shard, id, id, false);
+        assert_int_equal(id % 7 ? 0 : ks_shard_flush(shard, &err), 0);
+    }
+    assert_int_equal(ks_shard_sync(shard, &err), 0);
+    char *old = ks_read_file(path, 1 << 24, &old_size, NULL);
+    for (uint64_t id = SYNCED; id < SYNCED + LATER; id++) {
+        append(shard, id, id, false);
+        assert_int_equal(id % 7 ? 0 : ks_shard_flush(shard, &err), 0);
+    }
+    char *new = ks_read_file(path, 1 << 24, &new_size, NULL);
+    close_shard(shard);
+    uint64_t lost = 0;
+    for (unsigned seed = 0; seed < 60; seed++) {
+        write_mixture(path, old, old_size, new, new_size, seed);
+        assert_int_equal(count_found(out, s), SYNCED);
+        write_mixture(path, NULL, 0, new, new_size, seed);
+        lost += SYNCED - count_found(out, s);
+    }
+    assert_true(lost > 0); /* without a sync there is something to lose */
+    free(old);
+    free(new);
+    free(s);
+    free(path);
+    free(out);
+}
+
+static void a_loss_of_power_takes_only_what_came_after_the_last_sync(void **state)
+{
+    run_apart(lose_power, *state);
+}
+
 static void shards_made_at_once_get_numbers_of_their_own(void **state)
 {
     enum { CHILDREN = 8 };
@@ -420,6 +522,8 @@ int main(void)
         TEST(a_flipped_byte_of_a_key_is_found_without_reading_latents),
         TEST(shards_that_are_no_shards_are_counted_and_left_out),
         TEST(no_damaged_byte_of_a_shard_gives_a_wrong_row_or_a_crash),
+        TEST(a_shard_that_was_cut_anywhere_gives_no_wrong_row),
+        TEST(a_loss_of_power_takes_only_what_came_after_the_last_sync),
         TEST(shards_made_at_once_get_numbers_of_their_own),
         TEST(a_folder_that_cannot_be_made_is_named),
         TEST(an_out_that_is_another_file_is_an_error),
