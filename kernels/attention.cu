@@ -2,15 +2,15 @@
  *
  * Work: 4 * n * heads * q_tokens * keys * width operations (two products); bytes: q, k, v and y
  * once.
- * The floor at 16 rows on an H200 (990 TFLOP/s dense fp16, 4.8 TB/s by the vendor's sheet), and the
- * share of it that was reached:
+ * The floor at 16 rows on an H100 (990 TFLOP/s dense fp16, 3.35 TB/s by the vendor's sheet), and
+ * what was reached (bench_attention_gpu fp16 16, 2026-11-25):
  *
- *   tokens x keys x heads x width   bound by     floor    measured   share
- *   4096 x 4096 x 10 x 64 (SDXL)    operations   0.69 ms
- *   1024 x 1024 x 20 x 64 (SDXL)    operations   0.087 ms
- *   4096 x 77 x 10 x 64   (SDXL)    bytes        0.035 ms
- *   4096 x 4096 x 8 x 40  (SD 1.5)  operations   0.35 ms
- *   1024 x 1024 x 8 x 80  (SD 1.5)  operations   0.043 ms
+ *   tokens x keys x heads x width   bound by     floor      measured   share
+ *   4096 x 4096 x 10 x 64 (SDXL)    operations   0.69 ms    1.64 ms    42 %
+ *   1024 x 1024 x 20 x 64 (SDXL)    operations   0.087 ms   0.224 ms   39 %
+ *   4096 x 77 x 10 x 64   (SDXL)    bytes        0.050 ms   0.073 ms   68 %
+ *   4096 x 4096 x 8 x 40  (SD 1.5)  operations   0.35 ms    1.30 ms    27 %
+ *   1024 x 1024 x 8 x 80  (SD 1.5)  operations   0.043 ms   0.115 ms   37 %
  *
  * At these widths the exponentials weigh as much as the products: 16 a clock and multiprocessor,
  * one for every 4 * width operations, so 64-wide heads could reach the rate of the products only
@@ -130,14 +130,7 @@ dim3 grid_of(const ks_attention_job &job, int queries, int slices)
  * time; a CUresult. */
 int tensor_map(CUtensorMap *map, ks_dtype type, ks_act x, int heads, int tokens)
 {
-    static const auto encode = [] {
-        void *function = nullptr;
-        cudaDriverEntryPointQueryResult found;
-        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                             cudaEnableDefault, &found) != cudaSuccess)
-            function = nullptr;
-        return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-    }();
+    const auto encode = ks_map_encoder();
     if (!encode)
         return (int)CUDA_ERROR_NOT_SUPPORTED;
     const cuuint64_t width = (cuuint64_t)(x.c / heads), pixels = (cuuint64_t)x.h * (cuuint64_t)x.w;

@@ -1,7 +1,16 @@
 /* Linear layers: which tiles run for which shape.
  *
  * Work: 2 * tokens * in * out operations; bytes: x and w once, y (and the residual) once. With in
- * and out from 320 on the operations decide: 990 TFLOP/s dense by the vendor's sheet. */
+ * and out from 320 on the operations decide: 990 TFLOP/s dense by the vendor's sheet, at clocks that
+ * 700 W do not allow. On an H100 at 16 rows (bench_gemm_gpu fp16 16, 2026-11-25):
+ *
+ *   tokens x in > out              floor      measured   share
+ *   16384 x 1280 > 3840            0.163 ms   0.227 ms   72 %
+ *   16384 x 1280 > 1280            0.054 ms   0.094 ms   57 %
+ *   16384 x 1280 > 2 x 5120 GEGLU  0.434 ms   0.634 ms   68 %
+ *   16384 x 5120 > 1280            0.217 ms   0.313 ms   69 %
+ *   65536 x 640 > 2 x 2560 GEGLU   0.434 ms   0.805 ms   54 %
+ */
 #include "gemm.h"
 
 #include "gemm_wgmma.cuh"
@@ -85,14 +94,7 @@ const gemm_kernel &kernel_for(int tokens, int columns)
 int matrix_map(CUtensorMap *map, ks_dtype type, const void *data, int64_t rows, int columns,
                int64_t stride, int box)
 {
-    static const auto encode = [] {
-        void *function = nullptr;
-        cudaDriverEntryPointQueryResult found;
-        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                             cudaEnableDefault, &found) != cudaSuccess)
-            function = nullptr;
-        return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-    }();
+    const auto encode = ks_map_encoder();
     if (!encode)
         return (int)CUDA_ERROR_NOT_SUPPORTED;
     const cuuint64_t size[2] = {(cuuint64_t)columns, (cuuint64_t)rows};
@@ -139,7 +141,8 @@ bool sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_gemm_epilogue *after
     const ks_act residual = after->residual;
     return (type == KS_F16 || type == KS_BF16) && tokens_of(y) == tokens_of(x) && x.c % 8 == 0 &&
            y.c % (gated ? 16 : 32) == 0 && on_vectors(x) && on_vectors(y) && on_vectors(residual) &&
-           !(gated && residual.data) && !after->sums == !after->moments && (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
+           !(gated && residual.data) && !after->sums == !after->moments &&
+           (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
 }
 
 /* The layer's output that stands at a place of a packed weight: what ks_gemm_finish relies on. */

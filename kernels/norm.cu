@@ -13,15 +13,15 @@
  * Sums of tiles are fp32 about the tile's first pixel, turned into sums about 0 in double, where
  * they stay until the mean and variance. Layer norm keeps a token in the registers of one warp.
  *
- * The floor on an H200 (4.8 TB/s by the vendor's sheet; one read and one write, fp16, 16 rows),
- * and the share of it that was reached:
+ * The floor on an H100 (3.35 TB/s by the vendor's sheet; one read and one write, fp16, 16 rows), and
+ * what was reached (bench_unet_gpu --shapes, 2026-11-25):
  *
  *                                        floor       measured    share
- *   group norm + SiLU 128 x 128 x 320    0.070 ms
- *   group norm + SiLU 64 x 64 x 640      0.035 ms
- *   group norm + SiLU 32 x 32 x 1280     0.017 ms
- *   layer norm 4096 x 640                0.035 ms
- *   layer norm 1024 x 1280               0.017 ms
+ *   group norm + SiLU 128 x 128 x 320    0.100 ms    0.217 ms    46 %
+ *   group norm + SiLU 64 x 64 x 640      0.050 ms    0.136 ms    37 %
+ *   group norm + SiLU 32 x 32 x 1280     0.025 ms    0.067 ms    38 %
+ *   layer norm 4096 x 640                0.050 ms    0.064 ms    79 %
+ *   layer norm 1024 x 1280               0.025 ms    0.035 ms    72 %
  */
 #include "norm.h"
 

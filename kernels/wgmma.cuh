@@ -13,6 +13,20 @@
 
 #include "mma.cuh"
 
+/* The driver's cuTensorMapEncodeTiled; NULL where it has none. */
+inline decltype(&cuTensorMapEncodeTiled) ks_map_encoder()
+{
+    static const auto encoder = [] {
+        void *function = nullptr;
+        cudaDriverEntryPointQueryResult found;
+        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                             cudaEnableDefault, &found) != cudaSuccess)
+            function = nullptr;
+        return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+    }();
+    return encoder;
+}
+
 __device__ __forceinline__ void ks_barrier_init(uint64_t *barrier, int arrivals)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(ks_shared_address(barrier)),
