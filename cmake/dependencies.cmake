@@ -21,6 +21,12 @@ add_library(ksweep_hdf5 INTERFACE)
 target_include_directories(ksweep_hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE_DIRS} ${HDF5_INCLUDE_DIRS})
 target_link_libraries(ksweep_hdf5 INTERFACE ${HDF5_C_LIBRARIES})
 
+# ULFM, an MPI that lets the other ranks go on when one has died: Open MPI 5 with its header of extensions.
+include(CheckSymbolExists)
+set(CMAKE_REQUIRED_LIBRARIES MPI::MPI_C)
+check_symbol_exists(MPIX_Comm_shrink "mpi.h;mpi-ext.h" KSWEEP_HAVE_ULFM)
+unset(CMAKE_REQUIRED_LIBRARIES)
+
 # CBLAS comes with the BLAS (OpenBLAS, MKL, BLIS, AOCL all carry it); its header is in a folder of the BLAS' own on some.
 find_path(CBLAS_INCLUDE_DIR cblas.h PATH_SUFFIXES openblas openblas-pthread blis flexiblas
           HINTS /usr/include/x86_64-linux-gnu /usr/include/aarch64-linux-gnu)

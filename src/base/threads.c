@@ -129,21 +129,38 @@ int ks_threads_count(const ks_threads *pool)
     return pool->count;
 }
 
-/* The set grows until the kernel's mask fits: machines may have more CPUs than a cpu_set_t. */
+/* This process' affinity mask, for *cpus CPUs: it grows until the kernel's mask fits, as machines may have more CPUs than a
+ * cpu_set_t. CPU_FREE it; NULL when there is none to be had. */
+static cpu_set_t *own_cpus(int *cpus)
+{
+    for (*cpus = CPU_SETSIZE; *cpus <= 1 << 16; *cpus *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)*cpus);
+        if (!set || sched_getaffinity(0, CPU_ALLOC_SIZE((size_t)*cpus), set) == 0)
+            return set;
+        CPU_FREE(set);
+    }
+    return NULL;
+}
+
 int ks_threads_available(void)
 {
-    for (int cpus = CPU_SETSIZE; cpus <= 1 << 16; cpus *= 2) {
-        cpu_set_t *set = CPU_ALLOC((size_t)cpus);
-        if (!set)
-            break;
-        size_t bytes = CPU_ALLOC_SIZE((size_t)cpus);
-        int status = sched_getaffinity(0, bytes, set);
-        int count = status == 0 ? CPU_COUNT_S(bytes, set) : 0;
-        CPU_FREE(set);
-        if (count > 0)
-            return count;
+    int cpus;
+    cpu_set_t *set = own_cpus(&cpus);
+    int count = set ? CPU_COUNT_S(CPU_ALLOC_SIZE((size_t)cpus), set) : 0;
+    CPU_FREE(set);
+    return count > 0 ? count : 1;
+}
+
+void ks_threads_cpus(unsigned char *bits, int cpus)
+{
+    int known = 0;
+    cpu_set_t *set = own_cpus(&known);
+    memset(bits, 0, (size_t)(cpus + 7) / 8);
+    for (int i = 0; set && i < cpus && i < known; i++) {
+        if (CPU_ISSET_S((size_t)i, CPU_ALLOC_SIZE((size_t)known), set))
+            bits[i / 8] |= (unsigned char)(1 << (i % 8));
     }
-    return 1;
+    CPU_FREE(set);
 }
 
 void ks_threads_run(ks_threads *pool, int n, void (*task)(void *arg, int index, int worker),

@@ -17,6 +17,9 @@ int ks_threads_count(const ks_threads *pool);
 /* CPUs this process may run on (its affinity mask), at least 1. */
 int ks_threads_available(void);
 
+/* Which those are: bit i % 8 of byte i / 8 for CPU i, below `cpus`. */
+void ks_threads_cpus(unsigned char *bits, int cpus);
+
 /* Runs task(arg, index, worker) for every index in [0, n), and returns when all have ended.
  * worker is in [0, count): an index for per-thread scratch. Not to be called from within a task. */
 void ks_threads_run(ks_threads *pool, int n, void (*task)(void *arg, int index, int worker),

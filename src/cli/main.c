@@ -12,7 +12,10 @@ static const command commands[] = {
      "  -t, --threads N        CPU threads of a rank (default: its share of the CPUs)\n"
      "      --progress N       a progress line every N seconds when stderr is no terminal (default 60)\n"
      "  -q, --quiet            no progress line\n"
-     PARTS_HELP,
+     PARTS_HELP
+     "      --deadline S       seconds after which what a silent rank was lent goes to others, and at the end it is not waited\n"
+     "                         for (default 600; more where samples are slow)\n"
+     "      --share-gpus       let several ranks of a node render on one GPU\n",
      command_run},
     {"plan", "JOB [options]", "what would run: axes, samples, rows, memory, output size, expected time",
      SOURCE_HELP PARTS_HELP, command_plan},

@@ -30,12 +30,14 @@ static void print_summary(const ks_run_summary *s, int code)
 
 int command_run(const command *self, int argc, char **argv)
 {
-    enum { SET = 1000, PROGRESS, FILTER, SHARD };
+    enum { SET = 1000, PROGRESS, FILTER, SHARD, DEADLINE, SHARE_GPUS };
     static const struct option names[] = {{"output", required_argument, NULL, 'o'}, {"set", required_argument, NULL, SET},
                                           {"threads", required_argument, NULL, 't'}, {"quiet", no_argument, NULL, 'q'},
                                           {"progress", required_argument, NULL, PROGRESS},
                                           {"filter", required_argument, NULL, FILTER},
-                                          {"shard", required_argument, NULL, SHARD}, {"help", no_argument, NULL, 'h'}, {0}};
+                                          {"shard", required_argument, NULL, SHARD},
+                                          {"deadline", required_argument, NULL, DEADLINE},
+                                          {"share-gpus", no_argument, NULL, SHARE_GPUS}, {"help", no_argument, NULL, 'h'}, {0}};
     ks_catch_signals();
     source_options s = {0};
     ks_run_options options = {0};
@@ -53,6 +55,10 @@ int command_run(const command *self, int argc, char **argv)
             filters[options.filter_count++] = optarg;
         else if (c == SHARD)
             options.shard = optarg;
+        else if (c == DEADLINE)
+            options.deadline_seconds = (double)whole_number("--deadline", optarg, 1, 1000000);
+        else if (c == SHARE_GPUS)
+            options.share_gpus = true;
         else if (c == PROGRESS)
             options.log_seconds = (double)whole_number("--progress", optarg, 1, 86400);
         else

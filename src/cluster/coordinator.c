@@ -44,6 +44,7 @@ typedef struct worker {
     bool gone;
     double last;     /* when it last finished a point, or was lent one while it had none */
     double expected; /* seconds a point by its own account; 0: not known */
+    uint64_t late;   /* leases that ran past their deadline */
     pace pace;
 } worker;
 
@@ -333,7 +334,7 @@ static bool strike(ks_coordinator *c, int number, uint64_t point, bool failed)
 
 /* --- the interface --- */
 
-static worker *worker_at(ks_coordinator *c, int number)
+static worker *worker_at(const ks_coordinator *c, int number)
 {
     return number >= 0 && number < c->workers ? &c->worker[number] : NULL;
 }
@@ -495,10 +496,17 @@ int ks_coordinator_expire(ks_coordinator *c, double now)
             ks_deadlines_move(&c->deadlines, first, at);
             continue;
         }
+        c->worker[l->worker].late++;
         take_back(c, l);
         count++;
     }
     return count;
+}
+
+uint64_t ks_coordinator_late(const ks_coordinator *c, int worker_number)
+{
+    const worker *w = worker_at(c, worker_number);
+    return w ? w->late : 0;
 }
 
 void ks_coordinator_progress(const ks_coordinator *c, double now, ks_progress *out)

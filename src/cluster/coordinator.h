@@ -62,6 +62,9 @@ void ks_coordinator_lost(ks_coordinator *c, int worker, double now);
 /* Takes back leases past their deadline; how many. Call now and then. */
 int ks_coordinator_expire(ks_coordinator *c, double now);
 
+/* How many leases were taken back from the worker because of their deadline. */
+uint64_t ks_coordinator_late(const ks_coordinator *c, int worker);
+
 typedef struct ks_progress {
     /* done and failed: in this run; done_before: at its start; lent: unfinished and with a worker.
      * All is over when done_before + done + failed == points. */

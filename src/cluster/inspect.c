@@ -118,7 +118,7 @@ static int render_again(again *a, uint64_t samples, int threads, ks_error *err)
     if (!job || ks_setup_open(a->setup, job, err) || ks_setup_digest(a->setup, err) ||
         choose_rows(a, samples, err))
         goto cleanup;
-    ops = ks_device_open(job, 0, 1, threads, err);
+    ops = ks_device_open_alone(job, threads, err);
     renderer = ops ? ks_renderer_new(a->setup, ops, false, err) : NULL;
     if (!renderer || ks_renderer_plan(renderer, info->batch_rows, err))
         goto cleanup;

@@ -4,15 +4,15 @@
 #include <stdlib.h>
 
 /* Launchers that MPI can talk to, by the variable that each sets. The first that matches decides:
- * mpirun inside of a Slurm step sets its own beside Slurm's, and its own count holds. tasks NULL:
- * as Slurm's step says. */
+ * mpirun inside of a Slurm step sets its own beside Slurm's, and its own count holds. tasks and
+ * task NULL: as Slurm's step says. */
 static const struct {
-    const char *variable, *tasks, *name;
+    const char *variable, *tasks, *task, *name;
 } launchers[] = {
-    {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "mpirun"}, /* Open MPI */
-    {"MPI_LOCALNRANKS", "PMI_SIZE", "mpiexec"},                 /* MPICH and Intel MPI (hydra) */
-    {"PMI_RANK", "PMI_SIZE", "srun (PMI)"},                     /* srun --mpi=pmi2, Cray */
-    {"PMIX_RANK", NULL, "srun (PMIx)"},                         /* srun --mpi=pmix, prun */
+    {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "mpirun"}, /* Open MPI */
+    {"MPI_LOCALNRANKS", "PMI_SIZE", "PMI_RANK", "mpiexec"},                 /* MPICH and Intel MPI (hydra) */
+    {"PMI_RANK", "PMI_SIZE", "PMI_RANK", "srun (PMI)"},                     /* srun --mpi=pmi2, Cray */
+    {"PMIX_RANK", NULL, NULL, "srun (PMIx)"},                               /* srun --mpi=pmix, prun */
 };
 
 static int number(const char *variable)
@@ -37,11 +37,12 @@ int ks_launcher_find(ks_launcher *out, ks_error *err)
         if (!getenv(launchers[i].variable))
             continue;
         int tasks = launchers[i].tasks ? number(launchers[i].tasks) : step_tasks();
-        *out = (ks_launcher){true, launchers[i].name, tasks > 1 ? tasks : 1};
+        int task = number(launchers[i].task ? launchers[i].task : "SLURM_PROCID");
+        *out = (ks_launcher){true, launchers[i].name, tasks > 1 ? tasks : 1, task};
         return 0;
     }
-    *out = (ks_launcher){.has_mpi = false, .tasks = 1};
     int tasks = step_tasks();
+    *out = (ks_launcher){.has_mpi = false, .tasks = 1, .task = tasks > 1 ? number("SLURM_PROCID") : 0};
     if (tasks > 1)
         return ks_error_set(err,
                             "srun started %d tasks without PMI, so each would render the whole "

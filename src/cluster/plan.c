@@ -239,7 +239,7 @@ static void add_time(ks_text *text, const ks_setup *s, ks_ops *ops, double rows)
 static ks_ops *plan_device(const ks_job *job, ks_error *err)
 {
     ks_error absent = KS_ERROR_NONE;
-    ks_ops *ops = ks_device_open(job, 0, 1, 0, &absent);
+    ks_ops *ops = ks_device_open_alone(job, 0, &absent);
     return ops ? ops : ks_ops_cpu(0, err);
 }
 

@@ -32,6 +32,10 @@
 #include "sampling/sampler.h"
 #include "store/store.h"
 
+/* Ranks wait for each other so many deadlines before the rendering, as rank 0 may have a large output to look at, and no less than
+ * these seconds there and at the end, however short a deadline is asked for. */
+enum { SETUP_DEADLINES = 6, SETUP_SECONDS = 30, END_SECONDS = 10 };
+
 /* One rank's run. Rank 0 alone has selection, claim, resume, coordinator and line. */
 typedef struct run {
     const ks_run_options *options;
@@ -50,13 +54,16 @@ typedef struct run {
     ks_shard *shard;
     ks_record record;
     char *folder; /* OUT.d */
+    int sharers;  /* ranks that share this one's device */
     int rows;
     uint64_t todo; /* points that this run is to render */
     bool load_early; /* there is surely something to render */
     bool complete; /* everything that was asked for is there, collected */
     bool idle;     /* there is nothing to render, but perhaps to collect */
     bool begun;    /* rendering has begun on every rank */
-    double started, unflushed_since, sync_at;
+    double started, flushed; /* the time of the last flush, */
+    double sync_at;          /* and of the next one that waits for the disk */
+    bool unflushed;          /* rows were written since the last flush */
     ks_engine_stats full; /* as of this rank's last lease being taken up */
     bool dry, pace_told;
 } run;
@@ -190,7 +197,7 @@ static int choose_rows(run *r, ks_error *err)
     bool begun = r->rows != 0;
     if (!r->rows)
         r->rows = job->batch_rows;
-    if (ks_setup_choose_rows(&r->setup, r->ops, ks_comm_local_size(r->comm), r->renderer != NULL, &r->rows, err))
+    if (ks_setup_choose_rows(&r->setup, r->ops, r->sharers, r->renderer != NULL, &r->rows, err))
         return -1;
     if (!r->selection.parts)
         ks_layout_clear(r->folder);
@@ -235,6 +242,13 @@ static uint64_t *list_done(run *r)
     return map;
 }
 
+/* Seconds that a rank may keep a lease and say nothing; more where samples are slow. */
+static double deadline(const run *r)
+{
+    enum { USUAL = 600 };
+    return r->options->deadline_seconds > 0 ? r->options->deadline_seconds : USUAL;
+}
+
 /* Rank 0's look at all that can be wrong with the job, and at whether there is something to render for certain: then the model
  * is loaded while its digest is made. */
 static int look_at_job(run *r, ks_error *err)
@@ -245,7 +259,7 @@ static int look_at_job(run *r, ks_error *err)
         claim_output(r, err))
         return -1;
     r->load_early = !is_collected(r);
-    return r->load_early ? ks_setup_choose_rows(&r->setup, r->ops, ks_comm_local_size(r->comm), false, &one, err) : 0;
+    return r->load_early ? ks_setup_choose_rows(&r->setup, r->ops, r->sharers, false, &one, err) : 0;
 }
 
 /* Collective: every rank loads the model where rank 0 has found that it will be used. */
@@ -269,7 +283,8 @@ static int decide(run *r, ks_error *err)
     if (ks_setup_digest_model(&r->setup, err) || look_at_output(r, err) || choose_rows(r, err))
         return -1;
     uint64_t *map = list_done(r);
-    ks_coordinator_options options = {.points = r->selection.points, .done = map, .workers = ks_comm_size(r->comm)};
+    ks_coordinator_options options = {.points = r->selection.points, .done = map, .workers = ks_comm_size(r->comm),
+                                      .deadline_seconds = deadline(r)};
     r->coordinator = ks_coordinator_new(&options, err);
     free(map);
     return r->coordinator ? check_space(r, err) : -1;
@@ -294,11 +309,21 @@ static int load_job(run *r, ks_error *err)
     return r->setup.job ? 0 : -1;
 }
 
-/* Collective: the model's bytes, read once on each node. */
+/* Seconds that a slow file system takes to give a file. */
+static double reading_seconds(const char *path)
+{
+    const double slow = 20e6; /* bytes a second */
+    struct stat status;
+    return stat(path, &status) ? 0 : (double)status.st_size / slow;
+}
+
+/* Collective: the model's bytes, read once on each node. From now on ranks wait for each other as long as that, the model's digest
+ * and its loading may take. */
 static int share_model(run *r, ks_error *err)
 {
     const ks_job *job = r->setup.job;
     double began = ks_seconds();
+    ks_comm_wait_longer(r->comm, reading_seconds(job->model));
     int rc = ks_shared_file_open(&r->model, r->comm, job->model, err);
     if (rc)
         ks_error_wrap(err, "%s: model", job->path);
@@ -324,7 +349,22 @@ static int open_job(run *r, ks_error *err)
     if (is_root(r))
         ks_setup_hash_ahead(&r->setup);
     r->folder = ks_format("%s.d", job->output);
-    r->ops = ks_device_open(job, ks_comm_local_rank(r->comm), ks_comm_local_size(r->comm), r->options->threads, err);
+    return 0;
+}
+
+/* Collective over the node: which of its devices each rank has. */
+static int open_device(run *r, ks_error *err)
+{
+    const ks_run_options *o = r->options;
+    ks_device_view own, *all = ks_calloc((size_t)ks_comm_local_size(r->comm), sizeof *all);
+    ks_device_node node = {all, ks_comm_local_size(r->comm)};
+    int rank = ks_comm_local_rank(r->comm);
+    ks_device_look(r->setup.job, &own);
+    if (!ks_comm_gather_node(r->comm, &own, sizeof own, all, err)) {
+        r->ops = ks_device_open(r->setup.job, &node, rank, o->threads, o->share_gpus, err);
+        r->sharers = ks_device_sharers(&node, rank, o->share_gpus);
+    }
+    free(all);
     return r->ops ? 0 : -1;
 }
 
@@ -339,15 +379,25 @@ static int sync_shard(run *r, ks_error *err)
     return rc;
 }
 
-/* Rows of a shard are flushed together, at the latest after a few seconds. That is safe from the death of the process; the
- * machine's is met by syncing now and then. */
+/* Rank 0 hears of rows that are safe on disk. */
+static int tell_rows(run *r, ks_error *err)
+{
+    ks_engine_stats stats;
+    ks_renderer_stats(r->renderer, &stats);
+    r->unflushed = false;
+    r->flushed = ks_seconds();
+    return ks_worker_tell(r->worker, (double)stats.rows, (double)stats.rows_saved, err);
+}
+
+/* Rows of a shard are flushed when rank 0 is to hear of them, or when the last time was not just before. That is safe from the death
+ * of the process; the machine's is met by syncing now and then. */
 static int flush_shard(run *r, ks_error *err)
 {
     enum { FLUSH_SECONDS = 2 };
-    if (r->unflushed_since == 0 || ks_seconds() - r->unflushed_since < FLUSH_SECONDS)
+    if (!r->unflushed || (!ks_worker_should_tell(r->worker) && ks_seconds() - r->flushed < FLUSH_SECONDS))
         return 0;
-    r->unflushed_since = 0;
-    return ks_seconds() < r->sync_at ? ks_shard_flush(r->shard, err) : sync_shard(r, err);
+    int rc = ks_seconds() < r->sync_at ? ks_shard_flush(r->shard, err) : sync_shard(r, err);
+    return rc || tell_rows(r, err) ? -1 : 0;
 }
 
 static int append_rows(run *r, const ks_rendered *result, ks_error *err)
@@ -363,9 +413,8 @@ static int append_rows(run *r, const ks_rendered *result, ks_error *err)
         if (ks_shard_append(r->shard, &row, values, rgb, err))
             return -1;
     }
-    if (r->unflushed_since == 0)
-        r->unflushed_since = ks_seconds();
-    return flush_shard(r, err);
+    r->unflushed = true;
+    return 0;
 }
 
 static int run_next(void *self, uint64_t *point)
@@ -383,13 +432,15 @@ static int run_peek(void *self, uint64_t k, uint64_t *point)
 static int run_done(void *self, const ks_rendered *result, ks_error *err)
 {
     run *r = self;
-    ks_engine_stats stats;
-    ks_renderer_stats(r->renderer, &stats);
+    int released = ks_worker_released(r->worker, err);
+    if (released) /* the poll ends this rank */
+        return released < 0 ? -1 : 0;
     if (result->error)
         ks_log_warn("sample %llu failed: %s", (unsigned long long)(result->point * (uint64_t)r->setup.shape[0]), result->error);
     if (append_rows(r, result, err))
         return -1;
-    return ks_worker_done(r->worker, result->point, result->error != NULL, (double)stats.rows, (double)stats.rows_saved, err);
+    ks_worker_done(r->worker, result->point, result->error != NULL);
+    return 0;
 }
 
 /* How far this run is: of the points that are its own. */
@@ -435,7 +486,9 @@ static int tell_pace(run *r, ks_error *err)
 static int run_poll(void *self, bool idle, bool *finished, ks_error *err)
 {
     run *r = self;
-    int rc = ks_worker_poll(r->worker, idle, finished, err);
+    int rc = flush_shard(r, err);
+    if (!rc)
+        rc = ks_worker_poll(r->worker, idle, finished, err);
     if (!r->dry) {
         r->dry = ks_worker_dry(r->worker);
         ks_renderer_stats(r->renderer, &r->full);
@@ -443,11 +496,7 @@ static int run_poll(void *self, bool idle, bool *finished, ks_error *err)
     show_progress(r, false);
     if (rc == 0 && r->claim && ks_claim_check(r->claim, err))
         return -1;
-    if (rc == 0 && tell_pace(r, err))
-        return -1;
-    if (rc == 0 && r->shard && flush_shard(r, err))
-        return -1;
-    return rc;
+    return rc == 0 && tell_pace(r, err) ? -1 : rc;
 }
 
 /* The engine starts when the first lease is there, so that its first call is full. */
@@ -460,21 +509,25 @@ static int wait_for_lease(run *r, ks_error *err)
     return rc;
 }
 
+/* What was rendered is kept and told, however the rendering has ended (rc). */
+static int keep_rows(run *r, int rc, ks_error *err)
+{
+    ks_error closing = KS_ERROR_NONE;
+    bool failed = (r->shard && ks_shard_close(r->shard, &closing)) || (!ks_comm_broken(r->comm) && tell_rows(r, &closing));
+    r->shard = NULL;
+    if (!failed || rc < 0)
+        return rc;
+    *err = closing;
+    return -1;
+}
+
 static int render(run *r, ks_error *err)
 {
     ks_render_calls calls = {.self = r, .next = run_next, .peek = run_peek, .done = run_done, .poll = run_poll};
     int rc = wait_for_lease(r, err);
     if (!rc)
         rc = ks_renderer_run(r->renderer, &calls, err);
-    if (r->shard) { /* what was rendered is kept, however this ended */
-        ks_error closing = KS_ERROR_NONE;
-        if (ks_shard_close(r->shard, &closing) && rc >= 0) {
-            *err = closing;
-            rc = -1;
-        }
-        r->shard = NULL;
-    }
-    return rc;
+    return keep_rows(r, rc, err);
 }
 
 /* As many points as fill the rows once. What is lent ahead of them while work is plentiful is the coordinator's to say: one
@@ -501,10 +554,21 @@ static int end_lost(const run *r, int own, ks_error *err)
     return -1;
 }
 
+/* What this rank's rendering was: see summarise. */
+static void own_sums(const run *r, double sums[KS_WORKER_SUMS])
+{
+    ks_engine_stats s;
+    ks_renderer_stats(r->renderer, &s);
+    double decoding = ks_renderer_decode_seconds(r->renderer);
+    const double own[KS_WORKER_SUMS] = {(double)s.rows, (double)s.rows_saved, (double)r->full.rows, (double)r->full.slots,
+                                        s.network_seconds, s.seconds - s.network_seconds - decoding, decoding};
+    memcpy(sums, own, sizeof own);
+}
+
 /* Everything between the decisions and the collecting; the outcome of the whole run on rank 0. */
 static int render_all(run *r, ks_error *err)
 {
-    r->worker = ks_worker_new(r->comm, r->coordinator, points_in_flight(r));
+    r->worker = ks_worker_new(r->comm, r->coordinator, points_in_flight(r), deadline(r));
     if (!r->renderer)
         r->renderer = ks_renderer_new(&r->setup, r->ops, r->setup.job->images, err);
     bool ready = r->renderer && !ks_renderer_plan(r->renderer, r->rows, err) &&
@@ -521,8 +585,10 @@ static int render_all(run *r, ks_error *err)
         own = KS_WORKER_LOST;
     if (own == KS_WORKER_LOST && ks_comm_size(r->comm) > 1)
         ks_log_warn("%s: this rank renders no more, the others take over its points", err->text);
+    double sums[KS_WORKER_SUMS];
     ks_error ending = KS_ERROR_NONE;
-    int all = ks_worker_end(r->worker, own, own < 0 || own == KS_WORKER_LOST ? &ending : err);
+    own_sums(r, sums);
+    int all = ks_worker_end(r->worker, own, sums, own < 0 || own == KS_WORKER_LOST ? &ending : err);
     if (is_root(r) && all == KS_WORKER_LOST)
         all = end_lost(r, own, err);
     r->summary->rendering_seconds = ks_seconds() - began;
@@ -577,31 +643,23 @@ static int finish(run *r, ks_error *err)
     return 1;
 }
 
-/* Collective: fills rank 0's summary with what all ranks did. */
-static int summarise(run *r, ks_error *err)
+/* Fills rank 0's summary with what all ranks did. */
+static void summarise(run *r)
 {
-    ks_engine_stats s;
-    ks_renderer_stats(r->renderer, &s);
-    double decoding = ks_renderer_decode_seconds(r->renderer);
-    double sums[7] = {(double)s.rows, (double)s.rows_saved, (double)r->full.rows, (double)r->full.slots, s.network_seconds,
-                      s.seconds - s.network_seconds - decoding, decoding};
-    if (ks_comm_sum(r->comm, sums, 7, err))
-        return -1;
+    double sums[KS_WORKER_SUMS];
+    ks_worker_sum(r->worker, sums);
     r->summary->rows = sums[0];
     r->summary->rows_saved = sums[1];
     r->summary->rows_filled = sums[3] > 0 ? sums[2] / sums[3] : 1;
     double all = sums[4] + sums[5] + sums[6];
     r->summary->decoding = all > 0 ? sums[6] / all : 0;
     r->summary->outside_network = all > 0 ? sums[5] / all : 0;
-    if (!r->coordinator)
-        return 0;
     ks_progress p;
     own_progress(r, ks_seconds(), &p);
     uint64_t batch = (uint64_t)r->setup.shape[0];
     r->summary->rendered = p.done * batch;
     r->summary->failed = p.failed * batch;
     r->summary->done_before = p.done_before * batch;
-    return 0;
 }
 
 static void name_output(run *r)
@@ -613,20 +671,15 @@ static void name_output(run *r)
     s->parts = r->selection.parts;
 }
 
-/* Collective, after a failure: of several sentences the lowest rank's is kept, and says how many there were. */
-static int speak_once(run *r, ks_error *err)
+/* After a failure: of several sentences the lowest rank's is kept, and says how many there were. */
+static int speak_once(const run *r, ks_error *err)
 {
-    int rank = ks_comm_rank(r->comm), size = ks_comm_size(r->comm);
-    int64_t first = err->text[0] ? size - rank : 0;
-    double failed = err->text[0] != 0;
-    ks_error other = KS_ERROR_NONE;
-    if (ks_comm_max(r->comm, &first, &other) || ks_comm_sum(r->comm, &failed, 1, &other))
-        return -1;
-    if (first != size - rank)
+    int failures = ks_worker_failures(r->worker);
+    if (!failures)
         err->text[0] = 0;
-    else if (failed > 1) {
+    if (failures > 1) {
         ks_error own = *err;
-        ks_error_set(err, "%s (%.0f more ranks failed)", own.text, failed - 1);
+        ks_error_set(err, "%s (%d more rank%s failed)", own.text, failures - 1, failures == 2 ? "" : "s");
     }
     return -1;
 }
@@ -635,16 +688,16 @@ static int speak_once(run *r, ks_error *err)
 static int end_together(run *r, int rc, ks_error *err)
 {
     ks_error other = KS_ERROR_NONE;
-    if (is_root(r)) {
+    if (!is_root(r)) {
+        if (ks_comm_broken(r->comm) || ks_worker_wait(r->worker, &rc, rc < 0 ? &other : err))
+            return -1;
+    } else {
         if (rc == 0)
             rc = or_stopped(finish(r, err), err);
-        if (ks_worker_release(r->worker, rc, rc < 0 ? &other : err))
+        summarise(r);
+        if (ks_worker_release(r->worker, rc, rc < 0 && err->text[0], rc < 0 ? &other : err))
             return -1;
-    } else if (ks_worker_wait(r->worker, &rc, rc < 0 ? &other : err)) {
-        return -1;
     }
-    if (summarise(r, rc < 0 ? &other : err))
-        return -1;
     return rc < 0 ? speak_once(r, err) : rc;
 }
 
@@ -662,6 +715,8 @@ static int run_job(run *r, ks_error *err)
         rc = share_model(r, err);
     if (!rc)
         rc = agree(r, open_job(r, err), err);
+    if (!rc)
+        rc = agree(r, open_device(r, err), err);
     if (!rc)
         rc = load_early(r, err);
     if (!rc)
@@ -702,12 +757,22 @@ void ks_catch_signals(void)
     ks_stop_catch_signals();
 }
 
+/* A run that ranks were lost from goes on with the same command, which is no fault of its input: the log tells why it ended. */
+static int exit_code(const run *r, int rc, ks_error *err)
+{
+    if (rc < 0 && !ks_comm_broken(r->comm))
+        return KS_EXIT_BAD_INPUT;
+    if (rc < 0 && err->text[0])
+        ks_log_error("%s", err->text);
+    return rc ? KS_EXIT_RESUMABLE : r->summary->failed ? KS_EXIT_SOME_FAILED : KS_EXIT_DONE;
+}
+
 int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err)
 {
     *summary = (ks_run_summary){0};
     ks_catch_signals();
     run r = {.options = options, .summary = summary, .model = {.fd = -1}, .started = ks_seconds()};
-    r.comm = ks_comm_start(err);
+    r.comm = ks_comm_start(fmax(SETUP_SECONDS, SETUP_DEADLINES * deadline(&r)), err);
     if (!r.comm)
         return KS_EXIT_BAD_INPUT;
     summary->rank = ks_comm_rank(r.comm);
@@ -716,9 +781,8 @@ int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err
         ks_log_set_rank(ks_comm_rank(r.comm));
     int rc = run_job(&r, err);
     summary->seconds = ks_seconds() - r.started;
+    int code = exit_code(&r, rc, err);
     run_close(&r);
-    ks_comm_end(r.comm);
-    if (rc < 0)
-        return KS_EXIT_BAD_INPUT;
-    return rc ? KS_EXIT_RESUMABLE : summary->failed ? KS_EXIT_SOME_FAILED : KS_EXIT_DONE;
+    ks_comm_end(r.comm, code, fmax(END_SECONDS, deadline(&r)));
+    return code;
 }

@@ -294,7 +294,7 @@ int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, bool loaded,
     double wanted = ops->threads > least ? ops->threads : least;
     double useful = calls * ks_setup_rows_per_call(s);
     ks_memory_need need = ks_setup_memory(s, ops);
-    double memory = (double)ops->memory_free(ops) / (gpu ? 1 : ranks) + (loaded ? need.weights : 0);
+    double memory = (double)ops->memory_free(ops) / ranks + (loaded ? need.weights : 0);
     double fitting = floor((memory - need.fixed) / need.row);
     if (fitting < fmax(*rows, 1))
         return refuse_memory(s, ops, need, *rows ? *rows : 1, memory, err);

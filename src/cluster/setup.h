@@ -64,7 +64,8 @@ void ks_setup_close(ks_setup *s);
 int ks_setup_rows_per_call(const ks_setup *s);
 
 /* Rows of a network call. *rows 0: chosen for this sweep, from its size and the device's free memory; else that many, which must
- * fit. ranks: that share a CPU's memory. loaded: the networks are on the device already. Fails with what is needed and what is free when they do not, or not even one row does. */
+ * fit. ranks: that share the device's memory. loaded: the networks are on the device already. Fails with what is needed and what
+ * is free when they do not, or not even one row does. */
 int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, bool loaded, int *rows, ks_error *err);
 
 /* Device bytes of a run, roughly. */

@@ -1,5 +1,6 @@
 /* Ranks with MPI: run it under mpirun with two or more ranks. Every rank checks what it gets and
  * says on stderr what is wrong; the exit status is 1 when any rank found something. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,6 +122,12 @@ static void reductions(ks_comm *comm)
 /* All ranks of this test are on one machine. */
 static void node(ks_comm *comm)
 {
+    ks_error err = KS_ERROR_NONE;
+    int mine[2] = {ks_comm_rank(comm), 7}, *all = ks_calloc((size_t)ks_comm_size(comm), sizeof mine);
+    check(comm, ks_comm_gather_node(comm, mine, sizeof mine, all, &err), &err);
+    for (int i = 0; i < ks_comm_size(comm); i++)
+        expect(comm, all[2 * i] == i && all[2 * i + 1] == 7, "every rank of the node is heard, in order");
+    free(all);
     expect(comm, ks_comm_local_size(comm) == ks_comm_size(comm),
            "all ranks of one machine share a node");
     expect(comm, ks_comm_local_rank(comm) == ks_comm_rank(comm),
@@ -145,7 +152,7 @@ static void leave_messages(ks_comm *comm)
 int main(int argc, char **argv)
 {
     ks_error err = KS_ERROR_NONE;
-    ks_comm *comm = ks_comm_start(&err);
+    ks_comm *comm = ks_comm_start(60, &err);
     if (!comm) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
@@ -155,12 +162,18 @@ int main(int argc, char **argv)
             ks_comm_abort(comm, 75);
         barrier(comm);
     }
+    if (argc == 2 && !strcmp(argv[1], "hang")) { /* one rank does not come to the end */
+        if (ks_comm_rank(comm) == ks_comm_size(comm) - 1)
+            raise(SIGSTOP);
+        ks_comm_end(comm, 0, 1);
+        return 0;
+    }
     expect(comm, argc < 2 || ks_comm_size(comm) == atoi(argv[1]),
            "the ranks that were started find each other");
     void (*const parts[])(ks_comm *) = {node,    ring,      barrier,    all_to_all,
                                         barrier, broadcast, reductions, leave_messages};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         parts[i](comm);
-    ks_comm_end(comm);
+    ks_comm_end(comm, failures > 0, 60);
     return failures > 0;
 }

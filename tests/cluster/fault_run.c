@@ -1,10 +1,10 @@
 /* ksweep run on a CPU device that fails when it is told to, as a GPU might:
  *
- *     fault_run JOB RANK OPERATION|ALLOCATION NUMBER
+ *     fault_run JOB RANK OPERATION|ALLOCATION NUMBER [DEADLINE]
  *
  * On rank RANK (-1: on all) operation number NUMBER, a convolution, fails and the next wait tells; or allocation number NUMBER
  * once the run has begun is refused. The exit status is that of ksweep run. This program's ks_device_open takes the place of the
- * library's. */
+ * library's (ld --wrap). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,11 +46,13 @@ static void *alloc(ks_ops *ops, size_t bytes, ks_error *err)
     return NULL;
 }
 
-ks_ops *ks_device_open(const ks_job *job, int local_rank, int local_size, int threads, ks_error *err)
+ks_ops *__wrap_ks_device_open(const ks_job *job, const ks_device_node *node, int rank, int threads, bool share, ks_error *err);
+
+ks_ops *__wrap_ks_device_open(const ks_job *job, const ks_device_node *node, int rank, int threads, bool share, ks_error *err)
 {
-    (void)job, (void)local_size, (void)threads;
+    (void)job, (void)node, (void)threads, (void)share;
     ks_ops *ops = ks_ops_cpu(1, err);
-    if (!ops || (fault.rank >= 0 && fault.rank != local_rank))
+    if (!ops || (fault.rank >= 0 && fault.rank != rank))
         return ops;
     fault.sound = *ops;
     ops->conv = conv;
@@ -61,13 +63,13 @@ ks_ops *ks_device_open(const ks_job *job, int local_rank, int local_size, int th
 
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: fault_run JOB RANK OPERATION|ALLOCATION NUMBER\n");
+    if (argc != 5 && argc != 6) {
+        fprintf(stderr, "usage: fault_run JOB RANK OPERATION|ALLOCATION NUMBER [DEADLINE]\n");
         return 3;
     }
     fault.rank = atoi(argv[2]);
     *(strcmp(argv[3], "OPERATION") ? &fault.allocs : &fault.convs) = atoi(argv[4]);
-    ks_run_options options = {.job = {.path = argv[1]}, .quiet = true};
+    ks_run_options options = {.job = {.path = argv[1]}, .quiet = true, .deadline_seconds = argc > 5 ? atof(argv[5]) : 0};
     ks_run_summary summary;
     ks_error err = KS_ERROR_NONE;
     int code = ks_run(&options, &summary, &err);

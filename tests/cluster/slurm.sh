@@ -75,8 +75,6 @@ END
     echo "NodeName=$node Name=gpu File=$folder/dev/gpu[0-1]"
   done >"$folder/etc/gres.conf"
   printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' >"$folder/etc/cgroup.conf"
-  # Slurm 22.05's tree of PMIx fences lets ranks out of MPI_Init before the others are in it, now and then.
-  echo PMIxCollFence=ring >"$folder/etc/mpi.conf"
   { cat /etc/hosts; printf '127.0.0.1 %s\n' "${nodes[@]}"; } >"$folder/etc/hosts"
 }
 

@@ -1,13 +1,15 @@
 """A device that fails in the middle of a run: a clear line, nothing that was done is lost, others take over."""
 import os
+import signal
 import subprocess
 import sys
+import time
 import unittest
 
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
-from support import MPI, Case, ksweep, mpirun  # noqa: E402
+from support import MPI, Case, kill_all, ksweep, mpirun, ranks_of  # noqa: E402
 
 FAULT_RUN = os.environ["FAULT_RUN"]
 
@@ -84,7 +86,32 @@ class Faults(Case):
     def test_all_ranks_fail(self):
         done = self.fault_run(-1, "OPERATION", 1, mpirun(2))
         self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("(1 more rank failed)", done.stderr)
+        self.assertEqual(done.stderr.count("ksweep: "), 1, done.stderr)
         self.goes_on()
+
+    def test_rank_0_has_no_device_any_more_and_the_other_rank_hangs(self):
+        self.sweep["seed"]["count"] = 200
+        log_path = self.path("log")
+
+        def log():
+            with open(log_path) as f:
+                return f.read()
+
+        with open(log_path, "w") as f:
+            process = subprocess.Popen([*mpirun(2), FAULT_RUN, self.job(**self.sweep), "0", "OPERATION", "200", "2"], env=MPI, stderr=f)
+        self.addCleanup(kill_all, process)
+        end = time.monotonic() + 60
+        while "renders no more" not in log():
+            self.assertIsNone(process.poll(), log())
+            self.assertLess(time.monotonic(), end, log())
+            time.sleep(0.01)
+        os.kill({rank: pid for pid, rank in ranks_of(self.path("job.json"), FAULT_RUN).items()}[1], signal.SIGSTOP)
+        self.assertEqual(process.wait(60), 75, log())
+        self.assertIn("rank 1 is past the deadline", log())
+        self.assertIn("rank 1 has said nothing for", log())
+        self.run_ok("run", self.path("job.json"))
+        self.run_ok("verify", self.path("out.h5"))
 
 
 if __name__ == "__main__":

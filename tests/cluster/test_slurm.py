@@ -3,6 +3,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,8 @@ from support import KSWEEP, MPI, ROOT, Case, ksweep  # noqa: E402
 # and not to spin on a CPU that another rank needs.
 ENV = {k: v for k, v in MPI.items() if not k.startswith(("SLURM_", "SBATCH_", "PMI", "OMPI_COMM_WORLD"))}
 ENV.update(OMPI_MCA_btl_tcp_if_include="lo", OMPI_MCA_oob_tcp_if_include="lo",
-           OMPI_MCA_mpi_yield_when_idle="1", KSWEEP=KSWEEP)
+           OMPI_MCA_mpi_yield_when_idle="1", KSWEEP=KSWEEP,
+           SLURM_PMIX_FENCE="ring")  # as the scripts have it, for what is started by hand here
 ENV["PATH"] += ":/usr/sbin:/sbin"
 MPIRUN = {"LAUNCH": "mpirun --bind-to none"}
 SAMPLES = 80
@@ -87,7 +89,7 @@ class Job:
                 text += f.read()
         return text
 
-    def wait(self, wanted, what, seconds=60):
+    def wait(self, wanted, what, seconds=120):
         """Polls until wanted(shown, log) holds; returns the log."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -154,7 +156,7 @@ class Launchers(SlurmCase):
     def test_several_tasks_without_pmi_are_refused(self):
         done = command("srun", "--mpi=none", "-N2", "--ntasks-per-node=2", KSWEEP, "run", self.short)
         self.assertEqual(done.returncode, 2, done.stderr)
-        told = {line for line in done.stderr.splitlines() if not line.startswith("srun:")}
+        told = [line for line in done.stderr.splitlines() if not line.startswith("srun:")]
         self.assertEqual(len(told), 1, done.stderr)
         self.assertIn("srun started 4 tasks without PMI", told.pop())
         self.assertFalse(os.path.exists(self.path("out.h5")) or os.path.exists(self.path("out.h5.d")))
@@ -250,15 +252,20 @@ class Stops(SlurmCase):
     def shards(self):
         return glob.glob(self.path("out.h5.d/shard-*.h5"))
 
+    def done(self):
+        """Samples that are on disk."""
+        told = ksweep("status", self.path("out.h5"))
+        return int(told.stdout.split(": ")[1].split()[0]) if told.returncode != 2 else 0
+
     def wait_for_rows(self, job, before=0):
-        """Until the present start of the job has a finished sample: each start writes shards of its own."""
-        job.wait(lambda shown, _: len(self.shards()) > before or shown["JobState"] == "COMPLETED", "a finished sample")
+        """Until more samples are on disk than before the present start of the job."""
+        job.wait(lambda shown, _: self.done() > before or shown["JobState"] == "COMPLETED", "a finished sample")
         self.assertFalse(os.path.exists(self.path("out.h5")), "the job ended before it could be stopped\n" + job.log())
 
     def wait_for_requeue(self, job):
-        """Until the first start of the job is over. Its number of shards."""
+        """Until the first start of the job is over. How many samples are on disk then."""
         job.wait(lambda shown, _: (shown["Restarts"], shown["JobState"]) == ("1", "PENDING"), "a requeue")
-        return len(self.shards())
+        return self.done()
 
     def stop_with_usr1(self, job, before=0):
         """As Slurm does it before the time limit. How many samples the start had rendered."""
@@ -267,7 +274,9 @@ class Stops(SlurmCase):
         self.wait_for_requeue(job)
         log = job.log()
         self.assertEqual(log.count("goes back into the queue"), 1, log)
-        return int(re.search(r"(\d+) samples rendered", log).group(1))
+        told = re.search(r"(\d+) samples rendered", log)
+        self.assertTrue(told, f"{before} samples before, {self.done()} now\n{log}")
+        return int(told.group(1))
 
     def check(self, log):
         """All of the sweep is in the shards, once, with the bits of an undisturbed run."""
@@ -285,25 +294,49 @@ class Stops(SlurmCase):
         first = self.stop_with_usr1(job)
         self.assertGreater(first, 0)
         self.assertEqual(self.count(self.path("out.h5")), first)
-        self.wait_for_rows(job, len(self.shards()))
+        self.wait_for_rows(job, first)
         ok("scancel", job.id)
         log = job.wait_for_state("CANCELLED")
         self.assertEqual(log.count("goes back into the queue"), 1, log)
-        done, shards = self.count(self.path("out.h5")), len(self.shards())
+        done = self.done()
         self.assertGreater(done, first)
 
         again = self.start("preemptible", "--ntasks-per-node=2", **MPIRUN)
-        second = self.stop_with_usr1(again, shards)
+        second = self.stop_with_usr1(again, done)
         self.assertGreater(second, 0)
         log = again.wait_for_state("COMPLETED")
         self.assertIn(f"\n{SAMPLES - done - second} samples rendered", log)
         self.assertEqual((job.shown()["JobState"], job.shown()["Restarts"]), ("CANCELLED", "1"))
         self.check(log)
 
+    def test_a_killed_task_ends_a_short_start_and_requeues_a_long_one(self):
+        job = self.start("preemptible", "--ntasks-per-node=2")
+        self.wait_for_rows(job)
+        os.kill(self.pid_of_task(job, 3), signal.SIGKILL)
+        self.assertNotIn("goes back into the queue", job.wait_for_state("FAILED"))
+        job = self.start("preemptible", "--ntasks-per-node=2", RETRY_AFTER="0")
+        self.wait_for_rows(job, self.done())
+        os.kill(self.pid_of_task(job, 3), signal.SIGKILL)
+        self.wait_for_requeue(job)
+        self.assertRegex(job.log(), r"a task was killed \(exit code [0-9]+\): job [0-9]+ goes back into the queue")
+        self.check(job.wait_for_state("COMPLETED"))
+
+    def pid_of_task(self, job, task):
+        """Of a task of the job's step: nodes share this machine's process numbers."""
+        wanted = {f"SLURM_JOB_ID={job.id}", f"SLURM_PROCID={task}", "SLURM_STEP_ID=0"}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ") as f:
+                    if wanted <= set(f.read().split("\0")) and os.readlink(f"/proc/{pid}/exe") == KSWEEP:
+                        return int(pid)
+            except OSError:
+                pass
+        self.fail(f"task {task} of job {job.id} is not there")
+
     def test_a_stopped_task_of_an_array_is_requeued_alone(self):
         job = self.start("array", "--array=0-1")
         last = Job(f"{job.id}_1", self.folder)
-        self.wait_for_rows(last, 1)
+        last.wait(lambda *_: len(self.shards()) > 1, "a shard of each task")
         ok("scancel", "-b", "-s", "USR1", last.id)
         self.wait_for_requeue(last)
         self.assertEqual(Job(f"{job.id}_0", self.folder).shown()["Restarts"], "0")

@@ -22,7 +22,7 @@ MPI = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIR
 
 
 def mpirun(ranks):
-    return ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"]
+    return [os.environ.get("KSWEEP_MPIRUN", "mpirun"), "-n", str(ranks), "--oversubscribe", "--bind-to", "none"]
 
 
 def start(*args, launcher=(), **kwargs):
@@ -35,27 +35,32 @@ def ksweep(*args, launcher=(), timeout=300):
     return subprocess.run([*launcher, KSWEEP, *map(str, args)], env=MPI, text=True, capture_output=True, timeout=timeout)
 
 
-def kill_all(process):
-    """SIGKILL for a process and all that it has started: mpirun's ranks are in process groups of their own."""
+def family(pid):
+    """A process and all that it has started: mpirun's ranks are in process groups of their own."""
     parents = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for other in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{pid}/stat") as f:
-                parents[int(pid)] = int(f.read().rsplit(")", 1)[1].split()[1])
+            with open(f"/proc/{other}/stat") as f:
+                parents[int(other)] = int(f.read().rsplit(")", 1)[1].split()[1])
         except OSError:
             pass
-    family = [process.pid]
-    for pid in family:
-        family += [child for child, parent in parents.items() if parent == pid]
-    for pid in family:
+    pids = [pid]
+    for member in pids:
+        pids += [child for child, parent in parents.items() if parent == member]
+    return pids
+
+
+def kill_all(process):
+    """SIGKILL for a process and all that it has started."""
+    for pid in family(process.pid) if process.poll() is None else []:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
 
-def ranks_of(word):
-    """The ksweep processes that have this word among their arguments: {pid: its MPI rank, 0 for one alone}."""
+def ranks_of(word, program=KSWEEP):
+    """The program's processes that have this word among their arguments: {pid: its MPI rank, 0 for one alone}."""
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -65,7 +70,7 @@ def ranks_of(word):
                 variables = dict(v.split(b"=", 1) for v in f.read().split(b"\0") if b"=" in v)
         except OSError:
             continue
-        if words[0] == KSWEEP.encode() and word.encode() in words:
+        if words[0] == program.encode() and word.encode() in words:
             found[int(pid)] = int(variables.get(b"OMPI_COMM_WORLD_RANK", 0))
     return found
 

@@ -19,6 +19,18 @@ int ks_cuda_device_count(void)
     return 0;
 }
 
+/* Its UUID. */
+void ks_cuda_device_id(int device, uint8_t id[KS_GPU_ID])
+{
+    struct cudaDeviceProp properties;
+    memset(id, 0, KS_GPU_ID);
+    if (cudaGetDeviceProperties(&properties, device) == cudaSuccess)
+        memcpy(id, properties.uuid.bytes, KS_GPU_ID);
+    else
+        memcpy(id, &device, sizeof device);
+    cudaGetLastError();
+}
+
 static void cuda_free(ks_ops *ops)
 {
     if (!ops)

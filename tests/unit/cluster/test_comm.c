@@ -41,7 +41,7 @@ static void by_hand_there_is_one_rank_and_no_mpi(void **state)
 {
     (void)state;
     ks_error err = KS_ERROR_NONE;
-    ks_comm *comm = ks_comm_start(&err);
+    ks_comm *comm = ks_comm_start(60, &err);
     assert_non_null(comm);
     int initialised = 1;
     MPI_Initialized(&initialised);
@@ -50,13 +50,13 @@ static void by_hand_there_is_one_rank_and_no_mpi(void **state)
     assert_int_equal(ks_comm_size(comm), 1);
     assert_int_equal(ks_comm_local_rank(comm), 0);
     assert_int_equal(ks_comm_local_size(comm), 1);
-    ks_comm_end(comm);
+    ks_comm_end(comm, 0, 60);
 }
 
 static void messages_to_oneself_come_in_order_and_once(void **state)
 {
     (void)state;
-    ks_comm *comm = ks_comm_start(NULL);
+    ks_comm *comm = ks_comm_start(60, NULL);
     ks_message m;
     int from = -1;
     assert_int_equal(ks_comm_receive(comm, &from, &m, NULL), 0);
@@ -76,13 +76,13 @@ static void messages_to_oneself_come_in_order_and_once(void **state)
         assert_int_equal(ks_comm_receive(comm, &from, &m, NULL), 0);
     }
     ks_comm_send(comm, 0, &m, NULL); /* one that nobody receives */
-    ks_comm_end(comm);
+    ks_comm_end(comm, 0, 60);
 }
 
 static void a_rank_that_does_not_exist_is_refused(void **state)
 {
     (void)state;
-    ks_comm *comm = ks_comm_start(NULL);
+    ks_comm *comm = ks_comm_start(60, NULL);
     ks_message m = {.kind = 1};
     int from, bytes = 0;
     for (int to = -1; to <= 1; to += 2) {
@@ -92,24 +92,26 @@ static void a_rank_that_does_not_exist_is_refused(void **state)
         assert_int_equal(ks_comm_broadcast(comm, &bytes, sizeof bytes, to, &err), -1);
     }
     assert_int_equal(ks_comm_receive(comm, &from, &m, NULL), 0);
-    ks_comm_end(comm);
+    ks_comm_end(comm, 0, 60);
 }
 
 static void collectives_of_one_rank_keep_the_values(void **state)
 {
     (void)state;
-    ks_comm *comm = ks_comm_start(NULL);
+    ks_comm *comm = ks_comm_start(60, NULL);
     int64_t most = -5;
     double sums[2] = {1.5, -2};
-    char text[] = "same";
+    char text[] = "same", all[] = "none";
     assert_int_equal(ks_comm_barrier(comm, NULL), 0);
     assert_int_equal(ks_comm_broadcast(comm, text, sizeof text, 0, NULL), 0);
     assert_int_equal(ks_comm_max(comm, &most, NULL), 0);
     assert_int_equal(ks_comm_sum(comm, sums, 2, NULL), 0);
+    assert_int_equal(ks_comm_gather_node(comm, text, sizeof text, all, NULL), 0);
     assert_string_equal(text, "same");
     assert_int_equal(most, -5);
     assert_true(sums[0] == 1.5 && sums[1] == -2);
-    ks_comm_end(comm);
+    assert_string_equal(all, "same");
+    ks_comm_end(comm, 0, 60);
 }
 
 static void launchers_are_known_by_their_variables(void **state)
@@ -172,11 +174,14 @@ static void several_srun_tasks_without_pmi_are_refused_in_one_line(void **state)
     setenv("SLURM_PROCID", "2", 1);
     setenv("SLURM_NTASKS", "4", 1);
     ks_error err = KS_ERROR_NONE;
-    assert_null(ks_comm_start(&err));
+    assert_null(ks_comm_start(60, &err));
+    assert_string_equal(err.text, ""); /* the first task says it */
+    setenv("SLURM_PROCID", "0", 1);
+    assert_null(ks_comm_start(60, &err));
     assert_non_null(strstr(err.text, "srun started 4 tasks without PMI"));
     assert_null(strchr(err.text, '\n'));
     setenv("SLURM_STEP_NUM_TASKS", "2", 1); /* the step's own count is the better one */
-    assert_null(ks_comm_start(&err));
+    assert_null(ks_comm_start(60, &err));
     assert_non_null(strstr(err.text, "srun started 2 tasks"));
 }
 

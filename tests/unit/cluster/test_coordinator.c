@@ -241,6 +241,8 @@ static void a_lease_past_its_deadline_goes_to_another(void **state)
     assert_int_equal(ks_coordinator_expire(c, 599), 0);
     assert_int_equal(ks_coordinator_ask(c, 1, 1, 599, &first, &count), KS_LEASE_LATER);
     assert_int_equal(ks_coordinator_expire(c, 600), 1);
+    assert_int_equal(ks_coordinator_late(c, 0), 1);
+    assert_int_equal(ks_coordinator_late(c, 1) + ks_coordinator_late(c, -1), 0);
     assert_int_equal(ks_coordinator_ask(c, 1, 1, 600, &first, &count), KS_LEASE_GRANTED);
     assert_int_equal(first, 0);
     ks_coordinator_free(c);
