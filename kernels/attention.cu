@@ -146,18 +146,6 @@ int tensor_map(CUtensorMap *map, ks_dtype type, ks_act x, int heads, int tokens)
                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-/* Whether this kernel's code is for this chip: elsewhere its launch bounds leave fewer threads. */
-bool runs_here(void (*kernel)(ks_hopper_job), int threads)
-{
-    cudaFuncAttributes attributes;
-    const void *function = reinterpret_cast<const void *>(kernel);
-    if (cudaFuncGetAttributes(&attributes, function) != cudaSuccess) {
-        (void)cudaGetLastError();
-        return false;
-    }
-    return attributes.maxThreadsPerBlock >= threads;
-}
-
 int run_f32(void *stream, const ks_attention_job &job)
 {
     const f32_kernel *kernel = f32_kernels;
@@ -193,7 +181,8 @@ const hopper_kernel *hopper_for(ks_dtype type, const ks_attention_job &job)
     if (!job.vectors || job.kv_tokens < LEAST_HOPPER_KEYS)
         return nullptr;
     const hopper_kernel *kernel = wide_enough(hopper_kernels, job.width);
-    if (!kernel || !runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16, KS_HOPPER_THREADS))
+    if (!kernel ||
+        !ks_runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16, KS_HOPPER_THREADS))
         return nullptr;
     return kernel;
 }
@@ -205,7 +194,8 @@ const resident_kernel *resident_for(ks_dtype type, const ks_attention_job &job)
         return nullptr;
     for (const resident_kernel &kernel : resident_kernels)
         if (kernel.width >= job.width && kernel.keys >= job.kv_tokens)
-            return runs_here(type == KS_F16 ? kernel.half : kernel.bfloat16, KS_RESIDENT_THREADS)
+            return ks_runs_here(type == KS_F16 ? kernel.half : kernel.bfloat16,
+                                KS_RESIDENT_THREADS)
                        ? &kernel
                        : nullptr;
     return nullptr;
@@ -230,16 +220,6 @@ int hopper_job(ks_hopper_job *hopper, ks_dtype type, const ks_attention_job &job
     return failed;
 }
 
-/* Of the current device; at least 1. */
-int processors()
-{
-    int device = 0, count = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-        (void)cudaGetLastError();
-    return std::max(count, 1);
-}
-
 /* A block a multiprocessor. A query's bits do not depend on which takes it. */
 int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
                const ks_attention_job &job, const tensors &all)
@@ -251,7 +231,7 @@ int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
         hopper_job(&hopper, type, job, all, kernel->keys) != CUDA_SUCCESS)
         return (int)cudaErrorInvalidValue;
     hopper.tiles = (int)tiles;
-    const dim3 grid((unsigned)std::min<int64_t>(tiles, processors()));
+    const dim3 grid((unsigned)std::min<int64_t>(tiles, ks_multiprocessors()));
     return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16, grid, KS_HOPPER_THREADS,
                      kernel->shared, stream, hopper);
 }
@@ -261,7 +241,7 @@ int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
 int slices_of(const ks_attention_job &job, int blocks)
 {
     const int64_t tiles = (job.q_tokens + KS_RESIDENT_QUERIES - 1) / KS_RESIDENT_QUERIES;
-    const int64_t room = (int64_t)processors() * blocks / ((int64_t)job.heads * job.n);
+    const int64_t room = (int64_t)ks_multiprocessors() * blocks / ((int64_t)job.heads * job.n);
     return (int)std::clamp<int64_t>(room, 1, std::min<int64_t>(tiles, 65535));
 }
 

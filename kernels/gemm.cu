@@ -60,24 +60,12 @@ int up(int a, int b)
     return (a + b - 1) / b;
 }
 
-int multiprocessors()
-{
-    static const int count = [] {
-        int device = 0, value = 0;
-        if (cudaGetDevice(&device) != cudaSuccess ||
-            cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-            return 1;
-        return value;
-    }();
-    return count;
-}
-
 /* Blocks of 64 x 32 products that the busiest multiprocessor makes, and two more for what a tile
  * costs beside them: what the time goes with. */
 int64_t share_of(const gemm_kernel &kernel, int tokens, int columns)
 {
     const int64_t tiles = (int64_t)up(tokens, kernel.rows) * up(columns, kernel.columns);
-    const int64_t places = multiprocessors();
+    const int64_t places = ks_multiprocessors();
     return (tiles + places - 1) / places * ((kernel.rows / 64) * (kernel.columns / 32) + 2);
 }
 
@@ -129,7 +117,7 @@ int run(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_act y, ks_act
     job.steps = up(x.c, KS_GEMM_DEPTH);
     job.down = up(job.tokens, kernel.rows);
     job.across = up(columns, kernel.columns);
-    const int tiles = job.down * job.across, places = multiprocessors();
+    const int tiles = job.down * job.across, places = ks_multiprocessors();
     return ks_launch(function_of(kernel, type, after->gated),
                      dim3((unsigned)(tiles < places ? tiles : places)), KS_GEMM_THREADS,
                      kernel.shared, stream, job);
@@ -195,15 +183,8 @@ __global__ void fold_norm(T *w, float *bias, float *sums, const float *gamma, co
 
 bool ks_cuda_gemm_fits(ks_dtype type, int in, int out)
 {
-    if ((type != KS_F16 && type != KS_BF16) || in % 8 != 0 || out % 32 != 0)
-        return false;
-    cudaFuncAttributes attributes;
-    const void *function = reinterpret_cast<const void *>(function_of(kernels[0], type, false));
-    if (cudaFuncGetAttributes(&attributes, function) != cudaSuccess) {
-        (void)cudaGetLastError();
-        return false;
-    }
-    return attributes.maxThreadsPerBlock >= KS_GEMM_THREADS;
+    return (type == KS_F16 || type == KS_BF16) && in % 8 == 0 && out % 32 == 0 &&
+           ks_runs_here(function_of(kernels[0], type, false), KS_GEMM_THREADS);
 }
 
 int ks_cuda_gemm_pack(void *stream, void *to, const void *from, int out, int in, bool gated)

@@ -620,21 +620,22 @@ int ks_cuda_group_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const fl
 int ks_cuda_layer_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
                        const float *beta, float eps)
 {
+    const norm_kernels *kernels = kernels_for(type);
     norm_job job;
-    if (!kernels_for(type) || !job_of(&job, y, x, gamma, beta, eps))
+    if (!kernels || !job_of(&job, y, x, gamma, beta, eps))
         return (int)cudaErrorInvalidValue;
-    const bool vectors = on_vectors(x, kernels_for(type)->size) &&
-                         on_vectors(y, kernels_for(type)->size) &&
+    const bool vectors = on_vectors(x, kernels->size) && on_vectors(y, kernels->size) &&
                          reinterpret_cast<uintptr_t>(gamma) % 16 == 0 &&
                          reinterpret_cast<uintptr_t>(beta) % 16 == 0;
-    return layer_launch(stream, job, kernels_for(type), vectors);
+    return layer_launch(stream, job, kernels, vectors);
 }
 
 int ks_cuda_layer_moments(void *stream, ks_dtype type, float *moments, ks_act x, float eps)
 {
+    const norm_kernels *kernels = kernels_for(type);
     norm_job job;
-    if (!kernels_for(type) || !job_of(&job, x, x, nullptr, nullptr, eps))
+    if (!kernels || !job_of(&job, x, x, nullptr, nullptr, eps))
         return (int)cudaErrorInvalidValue;
     job.moments = reinterpret_cast<float2 *>(moments);
-    return layer_launch(stream, job, kernels_for(type), on_vectors(x, kernels_for(type)->size));
+    return layer_launch(stream, job, kernels, on_vectors(x, kernels->size));
 }

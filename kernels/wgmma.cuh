@@ -27,6 +27,27 @@ inline decltype(&cuTensorMapEncodeTiled) ks_map_encoder()
     return encoder;
 }
 
+/* Whether the kernel's code is for this chip: launch bounds elsewhere leave fewer threads. */
+template <class Job> inline bool ks_runs_here(void (*kernel)(Job), int threads)
+{
+    cudaFuncAttributes attributes;
+    if (cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(kernel)) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return false;
+    }
+    return attributes.maxThreadsPerBlock >= threads;
+}
+
+/* Multiprocessors of the current device; at least 1. */
+inline int ks_multiprocessors()
+{
+    int device = 0, count = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+        (void)cudaGetLastError();
+    return count > 1 ? count : 1;
+}
+
 __device__ __forceinline__ void ks_barrier_init(uint64_t *barrier, int arrivals)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(ks_shared_address(barrier)),
