@@ -13,6 +13,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/parameters.h"
+#include "gpu_bench.h"
 
 enum { RUNS = 15, CALLS = 8, SETS = 2, CONDITIONINGS = 2, PROMPT = 77 };
 
@@ -45,7 +46,7 @@ typedef struct operands {
 } operands;
 
 /* [n, tokens, c] of random numbers. */
-static ks_act random_act(ks_dtype type, int n, int tokens, int c, uint32_t seed)
+static ks_act random_tensor(ks_dtype type, int n, int tokens, int c, uint32_t seed)
 {
     ks_act a = {.n = n, .h = tokens, .w = 1, .c = c, .stride = c};
     const size_t element = type == KS_F32 ? 4 : 2;
@@ -65,13 +66,13 @@ static ks_act slice(ks_act a, ks_dtype type, int first, int c)
 static operands new_operands(const shape *s, ks_dtype type, int rows, uint32_t seed)
 {
     const int c = s->heads * s->width;
-    operands o = {.y = random_act(type, rows, s->tokens, c, seed)};
-    const ks_act q = random_act(type, rows, s->tokens, s->cross ? c : 3 * c, seed + 1);
+    operands o = {.y = random_tensor(type, rows, s->tokens, c, seed)};
+    const ks_act q = random_tensor(type, rows, s->tokens, s->cross ? c : 3 * c, seed + 1);
     o.q = slice(q, type, 0, c);
     o.memory[0] = o.y.data;
     o.memory[1] = q.data;
     if (s->cross) {
-        const ks_act kv = random_act(type, CONDITIONINGS, PROMPT, 2 * c, seed + 2);
+        const ks_act kv = random_tensor(type, CONDITIONINGS, PROMPT, 2 * c, seed + 2);
         o.memory[2] = kv.data;
         o.k = slice(kv, type, 0, c);
         o.v = slice(kv, type, c, c);
@@ -80,12 +81,6 @@ static operands new_operands(const shape *s, ks_dtype type, int rows, uint32_t s
         o.v = slice(q, type, 2 * c, c);
     }
     return o;
-}
-
-static int by_time(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
 }
 
 /* A graph of CALLS calls. kv_row: device [rows]. */
@@ -130,8 +125,7 @@ static double time_of(const shape *s, ks_dtype type, const operands *o, const in
     must((int)cudaEventDestroy(begin), "event");
     must((int)cudaEventDestroy(end), "event");
     must((int)cudaStreamDestroy(stream), "stream");
-    qsort(ms, RUNS, sizeof *ms, by_time);
-    return (double)ms[RUNS / 2] / CALLS;
+    return (double)median_of(ms, RUNS) / CALLS;
 }
 
 /* Prints a shape's line; milliseconds a call. */

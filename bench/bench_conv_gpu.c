@@ -5,6 +5,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "kernels/parameters.h"
+#include "gpu_bench.h"
 
 typedef struct shape {
     const char *model;
@@ -31,23 +32,6 @@ static const shape shapes[] = {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-static void need(bool good, const ks_error *err)
-{
-    if (good)
-        return;
-    fprintf(stderr, "%s\n", err->text);
-    exit(EXIT_FAILURE);
-}
-
-static ks_act random_act(ks_ops *ops, int n, int h, int w, int c, uint32_t seed)
-{
-    const ks_cuda *cuda = ks_cuda_of(ops);
-    ks_act a = ops->act(ops, n, h, w, c);
-    if (a.data)
-        ks_cuda_random_rows(cuda->stream, cuda->type, a.data, n, (int64_t)h * w * c, 0, seed);
-    return a;
-}
-
 /* Zeros with a bias of ones; then random numbers in place of the zeros. */
 static ks_weight *random_weight(ks_ops *ops, const shape *s)
 {
@@ -63,12 +47,6 @@ static ks_weight *random_weight(ks_ops *ops, const shape *s)
     ks_cuda_random_rows(cuda->stream, cuda->type, weight->data, s->out, terms, 0, 9);
     free(zeros);
     return weight;
-}
-
-static int by_time(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
 }
 
 /* The median of some runs, in ms; negative when the engine cannot do it. */
@@ -92,8 +70,7 @@ static float time_of(ks_ops *ops, ks_cuda_conv_engine engine, ks_act y, ks_act x
     }
     cudaEventDestroy(begin);
     cudaEventDestroy(end);
-    qsort(ms, RUNS, sizeof *ms, by_time);
-    return ms[RUNS / 2];
+    return median_of(ms, RUNS);
 }
 
 static void bench_shape(ks_ops *ops, const shape *s, int rows)

@@ -13,6 +13,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/gemm.h"
 #include "kernels/parameters.h"
+#include "gpu_bench.h"
 
 typedef struct shape {
     const char *model, *name;
@@ -41,27 +42,10 @@ typedef struct layer {
     ks_act x, y, both, residual;
 } layer;
 
-static void need(bool good, const ks_error *err)
-{
-    if (good)
-        return;
-    fprintf(stderr, "%s\n", err->text);
-    exit(EXIT_FAILURE);
-}
-
 static void settle(ks_ops *ops)
 {
     ks_error err = KS_ERROR_NONE;
     need(ops->sync(ops, &err) == 0, &err);
-}
-
-static ks_act random_act(ks_ops *ops, int n, int side, int c, uint32_t seed)
-{
-    const ks_cuda *cuda = ks_cuda_of(ops);
-    ks_act a = ops->act(ops, n, side, side, c);
-    if (a.data)
-        ks_cuda_random_rows(cuda->stream, cuda->type, a.data, n, (int64_t)side * side * c, 0, seed);
-    return a;
 }
 
 static layer new_layer(ks_ops *ops, const shape *s, int rows)
@@ -84,10 +68,10 @@ static layer new_layer(ks_ops *ops, const shape *s, int rows)
     need(l.packed != NULL, &err);
     need(ks_cuda_gemm_pack(c->stream, l.packed, l.plain->data, out, s->in, s->gated) == 0,
          &(ks_error){"the weight was not packed"});
-    l.x = random_act(ops, rows, s->side, s->in, 1);
-    l.y = random_act(ops, rows, s->side, s->out, 2);
-    l.both = s->gated ? random_act(ops, rows, s->side, out, 3) : (ks_act){0};
-    l.residual = s->residual ? random_act(ops, rows, s->side, s->out, 4) : (ks_act){0};
+    l.x = random_act(ops, rows, s->side, s->side, s->in, 1);
+    l.y = random_act(ops, rows, s->side, s->side, s->out, 2);
+    l.both = s->gated ? random_act(ops, rows, s->side, s->side, out, 3) : (ks_act){0};
+    l.residual = s->residual ? random_act(ops, rows, s->side, s->side, s->out, 4) : (ks_act){0};
     settle(ops);
     return l;
 }
@@ -107,12 +91,6 @@ static bool run(const layer *l, int kernel, const char **name)
                0;
     return ks_cuda_product(c, s->gated ? l->both : l->y, l->x, l->plain, true, l->residual) &&
            (!s->gated || ks_cuda_gate(c->stream, c->type, l->y, l->both) == 0);
-}
-
-static int by_time(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
 }
 
 /* The median of RUNS times, each of several calls in a row. */
@@ -136,8 +114,7 @@ static double time_of(const layer *l, int kernel, const char **name)
     cudaEventDestroy(begin);
     cudaEventDestroy(end);
     settle(l->ops);
-    qsort(ms, RUNS, sizeof *ms, by_time);
-    return (double)ms[RUNS / 2] / CALLS;
+    return (double)median_of(ms, RUNS) / CALLS;
 }
 
 /* The first and the last SAMPLE tokens of the result, as float32; free() it. */

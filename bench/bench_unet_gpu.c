@@ -18,19 +18,12 @@
 
 #include "backend/cuda/cuda.h"
 #include "base/file.h"
+#include "gpu_bench.h"
 #include "model/model.h"
 #include "random_model.h"
 
 enum { WARM = 3, CALLS = 25, MOST_CALLS = 250, MOST_ROWS = 256 };
 static const double seconds = 1.0;
-
-static void need(bool good, const ks_error *err)
-{
-    if (good)
-        return;
-    fprintf(stderr, "%s\n", err->text);
-    exit(EXIT_FAILURE);
-}
 
 /* --- operations one by one --- */
 
@@ -325,12 +318,6 @@ typedef struct timing {
     int calls;
 } timing;
 
-static int by_time(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 /* Warms up; the calls that fill the wanted time. */
 static int calls_to_time(const network *n, int rows)
 {
@@ -366,8 +353,7 @@ static timing time_calls(const network *n, int rows)
         cudaEventElapsedTime(&ms[i], event[i], event[i + 1]);
     for (int i = 0; i <= t.calls; i++)
         cudaEventDestroy(event[i]);
-    qsort(ms, (size_t)t.calls, sizeof *ms, by_time);
-    t.median = ms[t.calls / 2];
+    t.median = median_of(ms, t.calls); /* and they are sorted */
     t.least = ms[0];
     t.most = ms[t.calls - 1];
     return t;
