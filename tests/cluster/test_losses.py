@@ -218,17 +218,12 @@ class Killed(LossCase):
         self.assertEqual(self.go_on(), SAMPLES - done)
 
     def test_a_death_before_the_rendering_ends_in_time(self):
+        """Behind MPI_Init: a death inside of it can leave Open MPI 4's own mpirun hanging, when all ranks are gone."""
         run = self.start("--deadline", "1")
-        run.wait(lambda: self.has_pid(run, 2), "rank 2")
+        run.wait(lambda: "bytes read by" in run.log(), "the model")
         run.signal(2, signal.SIGKILL)
         self.assertNotEqual(run.end(60), 2, run.log())
         self.go_on()
-
-    def has_pid(self, run, rank):
-        try:
-            return bool(run.pid(rank))
-        except AssertionError:
-            return False
 
 
 if __name__ == "__main__":
