@@ -42,18 +42,6 @@ typedef struct ks_job_source {
     int set_count;
 } ks_job_source;
 
-typedef struct ks_run_options {
-    ks_job_source job;
-    int threads;        /* CPU threads of a rank; 0: its share of the CPUs */
-    const char *const *filters; /* "AXIS=VALUES": only samples that pass all of them are rendered */
-    int filter_count;
-    const char *shard;  /* "I/N", I from 0: only this part of them; or NULL */
-    double log_seconds; /* a progress line each so many seconds when stderr is no terminal; 0: 60 */
-    bool quiet;         /* no progress line */
-    bool share_gpus;    /* several ranks may render on one GPU */
-    double deadline_seconds; /* a rank that has not rendered what it was lent by then loses it to others; 0: 600 */
-} ks_run_options;
-
 typedef struct ks_run_summary { /* meaningful on rank 0 */
     char output[4096];          /* path of the collected file */
     uint64_t samples; /* of the sweep that pass the filters */
@@ -68,6 +56,21 @@ typedef struct ks_run_summary { /* meaningful on rank 0 */
     double outside_network;   /* 0..1 of it: neither network nor decoding */
     int rank, ranks;
 } ks_run_summary;
+
+typedef struct ks_run_options {
+    ks_job_source job;
+    int threads;        /* CPU threads of a rank; 0: its share of the CPUs */
+    const char *const *filters; /* "AXIS=VALUES": only samples that pass all of them are rendered */
+    int filter_count;
+    const char *shard;  /* "I/N", I from 0: only this part of them; or NULL */
+    double log_seconds; /* a progress line each so many seconds when stderr is no terminal; 0: 60 */
+    bool quiet;         /* no progress line */
+    bool share_gpus;    /* several ranks may render on one GPU */
+    double deadline_seconds; /* a rank that has not rendered what it was lent by then loses it to others; 0: 600 */
+    /* Called on every rank with what ks_run is about to return, or NULL. The place to print it: the ranks have not parted yet, and a
+     * launcher may end the others as soon as one of them has ended with an error. */
+    void (*tell)(int code, const ks_run_summary *summary, const ks_error *err);
+} ks_run_options;
 
 /* SIGTERM, SIGINT and SIGUSR1 ask a run to stop from now on: it ends with KS_EXIT_RESUMABLE. ks_run does this itself; call it
  * first in a program whose start takes long. A second SIGINT ends the process. */

@@ -28,6 +28,15 @@ static void print_summary(const ks_run_summary *s, int code)
         printf("%s\n", s->output);
 }
 
+static void tell_end(int code, const ks_run_summary *summary, const ks_error *err)
+{
+    if (code == KS_EXIT_BAD_INPUT)
+        complain("%s", err->text);
+    else if (summary->rank == 0)
+        print_summary(summary, code);
+    fflush(NULL);
+}
+
 int command_run(const command *self, int argc, char **argv)
 {
     enum { SET = 1000, PROGRESS, FILTER, SHARD, DEADLINE, SHARE_GPUS };
@@ -40,7 +49,7 @@ int command_run(const command *self, int argc, char **argv)
                                           {"share-gpus", no_argument, NULL, SHARE_GPUS}, {"help", no_argument, NULL, 'h'}, {0}};
     ks_catch_signals();
     source_options s = {0};
-    ks_run_options options = {0};
+    ks_run_options options = {.tell = tell_end};
     const char **filters = calloc((size_t)argc, sizeof *filters);
     if (!filters)
         exit(complain("out of memory"));
@@ -72,9 +81,5 @@ int command_run(const command *self, int argc, char **argv)
     int code = ks_run(&options, &summary, &err);
     free(s.sets);
     free(filters);
-    if (code == KS_EXIT_BAD_INPUT)
-        complain("%s", err.text);
-    else if (summary.rank == 0)
-        print_summary(&summary, code);
     return code;
 }

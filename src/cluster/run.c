@@ -767,6 +767,13 @@ static int exit_code(const run *r, int rc, ks_error *err)
     return rc ? KS_EXIT_RESUMABLE : r->summary->failed ? KS_EXIT_SOME_FAILED : KS_EXIT_DONE;
 }
 
+static int tell(const ks_run_options *options, int code, const ks_run_summary *summary, const ks_error *err)
+{
+    if (options->tell)
+        options->tell(code, summary, err);
+    return code;
+}
+
 int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err)
 {
     *summary = (ks_run_summary){0};
@@ -774,7 +781,7 @@ int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err
     run r = {.options = options, .summary = summary, .model = {.fd = -1}, .started = ks_seconds()};
     r.comm = ks_comm_start(fmax(SETUP_SECONDS, SETUP_DEADLINES * deadline(&r)), err);
     if (!r.comm)
-        return KS_EXIT_BAD_INPUT;
+        return tell(options, KS_EXIT_BAD_INPUT, summary, err);
     summary->rank = ks_comm_rank(r.comm);
     summary->ranks = ks_comm_size(r.comm);
     if (summary->ranks > 1)
@@ -783,6 +790,7 @@ int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err
     summary->seconds = ks_seconds() - r.started;
     int code = exit_code(&r, rc, err);
     run_close(&r);
+    tell(options, code, summary, err);
     ks_comm_end(r.comm, code, fmax(END_SECONDS, deadline(&r)));
     return code;
 }

@@ -61,6 +61,13 @@ ks_ops *__wrap_ks_device_open(const ks_job *job, const ks_device_node *node, int
     return ops;
 }
 
+static void tell(int code, const ks_run_summary *summary, const ks_error *err)
+{
+    (void)summary;
+    if (code == KS_EXIT_BAD_INPUT && err->text[0])
+        fprintf(stderr, "ksweep: %s\n", err->text);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 5 && argc != 6) {
@@ -69,11 +76,9 @@ int main(int argc, char **argv)
     }
     fault.rank = atoi(argv[2]);
     *(strcmp(argv[3], "OPERATION") ? &fault.allocs : &fault.convs) = atoi(argv[4]);
-    ks_run_options options = {.job = {.path = argv[1]}, .quiet = true, .deadline_seconds = argc > 5 ? atof(argv[5]) : 0};
+    ks_run_options options = {.job = {.path = argv[1]}, .quiet = true, .tell = tell,
+                              .deadline_seconds = argc > 5 ? atof(argv[5]) : 0};
     ks_run_summary summary;
     ks_error err = KS_ERROR_NONE;
-    int code = ks_run(&options, &summary, &err);
-    if (code == KS_EXIT_BAD_INPUT && err.text[0])
-        fprintf(stderr, "ksweep: %s\n", err.text);
-    return code;
+    return ks_run(&options, &summary, &err);
 }
