@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/group.h"
 #include "base/error.h"
 
 typedef enum ks_dtype { KS_F32, KS_F16, KS_BF16, KS_F64, KS_I32, KS_I64, KS_U8 } ks_dtype;
@@ -248,6 +249,19 @@ struct ks_ops {
      * addresses each time, and neither upload nor download; the key must tell apart whatever would
      * change them. weight_free forgets all that is kept. NULL: the backend has no use for it. */
     int (*replay)(ks_ops *ops, uint64_t key, void (*work)(void *arg), void *arg, ks_error *err);
+
+    /* --- one network on several devices --- */
+    /* Takes part from now on in the three operations below, with the devices of the groups' other ranks: those that hold one
+     * layer's parts (tensor), and all that work on one call (replica). Collective over both; the groups outlive ops. A rank
+     * that fails later is a kept failure on the others, within the group's patience. */
+    int (*join)(ks_ops *ops, ks_group *tensor, ks_group *replica, ks_error *err);
+    /* y = the sum of every tensor rank's y. Each element is added in the order of the ranks, in float32, and rounded once,
+     * so that all ranks have the same bits and a row's do not depend on its place. */
+    void (*all_reduce)(ks_ops *ops, ks_act y);
+    /* Device memory of the replica's rank 0 to the others. */
+    void (*broadcast)(ks_ops *ops, void *device, size_t bytes);
+    /* Every replica rank's `bytes`, which lie at device + rank * bytes, to all. */
+    void (*gather)(ks_ops *ops, void *device, size_t bytes);
 
     void (*free)(ks_ops *ops);
 };
