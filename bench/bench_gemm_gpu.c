@@ -1,13 +1,11 @@
 /* The linear layers of SDXL at 1024 x 1024 and SD 1.5 at 512 x 512 on a GPU: each of the own
  * product's kernels beside cuBLASLt (and its gate as a pass of its own), on random numbers.
  *   bench_gemm_gpu [PRECISION [ROWS]]     "fp16", 16
- * A line is the shape, the library's time and rate, each kernel's, and those of the one that is
- * chosen.
+ * A line is the shape, the library's time in ms and its rate in TFLOP/s, each kernel's, and those of
+ * what is chosen.
  * Ends with an error where a result is not the library's. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "backend/cuda/cuda.h"
 #include "kernels/elementwise.h"
@@ -32,21 +30,21 @@ static const shape shapes[] = {
     {"sd15", "ff", 32, 2560, 640, 0, 1},     {"sd15", "out", 16, 1280, 1280, 0, 1},
     {"sd15", "geglu", 16, 1280, 5120, 1, 0}, {"sd15", "ff", 16, 5120, 1280, 0, 1},
 };
-enum { SHAPES = sizeof shapes / sizeof *shapes, RUNS = 9, LIBRARY = -1, CHOSEN = -2, SAMPLE = 256 };
+enum { SHAPES = sizeof shapes / sizeof *shapes, LIBRARY = -1, CHOSEN = -2 };
 
 typedef struct layer {
     ks_ops *ops;
     const shape *s;
     ks_weight *plain; /* as the library reads it */
-    void *packed;
+    void *packed, *workspace;
     ks_act x, y, both, residual;
 } layer;
 
-static void settle(ks_ops *ops)
-{
-    ks_error err = KS_ERROR_NONE;
-    need(ops->sync(ops, &err) == 0, &err);
-}
+/* A layer, and by what it is made: the library, the kernel that is chosen, or one of the kernels. */
+typedef struct way {
+    const layer *layer;
+    int kernel;
+} way;
 
 static layer new_layer(ks_ops *ops, const shape *s, int rows)
 {
@@ -72,91 +70,33 @@ static layer new_layer(ks_ops *ops, const shape *s, int rows)
     l.y = random_act(ops, rows, s->side, s->side, s->out, 2);
     l.both = s->gated ? random_act(ops, rows, s->side, s->side, out, 3) : (ks_act){0};
     l.residual = s->residual ? random_act(ops, rows, s->side, s->side, s->out, 4) : (ks_act){0};
+    const size_t parts = ks_cuda_gemm_workspace(l.y, s->in, s->gated);
+    l.workspace = parts ? ks_cuda_take(ks_cuda_of(ops), parts) : NULL;
     settle(ops);
     return l;
 }
 
-/* Queues the layer; false after a failure. */
-static bool run(const layer *l, int kernel, const char **name)
+static const char *name_of(int kernel)
 {
+    return kernel == LIBRARY ? "cuBLASLt" : kernel == CHOSEN ? "chosen" : ks_cuda_gemm_name(kernel);
+}
+
+/* Queues the layer; false after a failure. */
+static bool run(const void *what)
+{
+    const way *how = what;
+    const layer *l = how->layer;
     ks_cuda *c = ks_cuda_of(l->ops);
     const shape *s = l->s;
     const ks_cuda_gemm_epilogue after = {
         .bias = l->plain->bias, .residual = l->residual, .gated = s->gated};
-    *name = "cuBLASLt";
-    if (kernel == CHOSEN)
-        return ks_cuda_gemm(c->stream, c->type, l->y, l->x, l->packed, &after) == 0;
-    if (kernel != LIBRARY)
-        return ks_cuda_gemm_by(kernel, name, c->stream, c->type, l->y, l->x, l->packed, &after) ==
-               0;
+    if (how->kernel == CHOSEN)
+        return ks_cuda_gemm(c->stream, c->type, l->y, l->x, l->packed, &after, l->workspace) == 0;
+    if (how->kernel != LIBRARY)
+        return ks_cuda_gemm_by(how->kernel, 1, c->stream, c->type, l->y, l->x, l->packed, &after,
+                               NULL) == 0;
     return ks_cuda_product(c, s->gated ? l->both : l->y, l->x, l->plain, true, l->residual) &&
            (!s->gated || ks_cuda_gate(c->stream, c->type, l->y, l->both) == 0);
-}
-
-/* The median of RUNS times, each of several calls in a row. */
-static double time_of(const layer *l, int kernel, const char **name)
-{
-    enum { CALLS = 8 };
-    float ms[RUNS];
-    cudaEvent_t begin, end;
-    cudaStream_t stream = ks_cuda_of(l->ops)->stream;
-    need(run(l, kernel, name), &(ks_error){"a product was refused"});
-    cudaEventCreate(&begin);
-    cudaEventCreate(&end);
-    for (int i = 0; i < RUNS; i++) {
-        cudaEventRecord(begin, stream);
-        for (int k = 0; k < CALLS; k++)
-            run(l, kernel, name);
-        cudaEventRecord(end, stream);
-        cudaEventSynchronize(end);
-        cudaEventElapsedTime(&ms[i], begin, end);
-    }
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
-    settle(l->ops);
-    return (double)median_of(ms, RUNS) / CALLS;
-}
-
-/* The first and the last SAMPLE tokens of the result, as float32; free() it. */
-static float *sample_of(const layer *l)
-{
-    ks_error err = KS_ERROR_NONE;
-    const int all = l->y.n * l->y.h * l->y.w, some = all < SAMPLE ? all : SAMPLE;
-    const size_t count = (size_t)some * (size_t)l->y.c;
-    float *host = malloc(2 * count * sizeof *host);
-    float *device = l->ops->alloc(l->ops, 2 * count * sizeof *device, &err);
-    need(host && device, &err);
-    ks_act part = l->y;
-    part.n = part.h = 1;
-    part.w = some;
-    l->ops->to_floats(l->ops, device, part);
-    part.data = (char *)l->y.data +
-                (size_t)(all - some) * (size_t)l->y.stride * ks_cuda_element(ks_cuda_of(l->ops));
-    l->ops->to_floats(l->ops, device + count, part);
-    l->ops->download(l->ops, host, device, 2 * count * sizeof *host);
-    settle(l->ops);
-    l->ops->release(l->ops, device);
-    return host;
-}
-
-/* Relative L2 distance of a kernel's result from the library's. */
-static double error_of(const layer *l, int kernel, const float *right)
-{
-    const char *name;
-    const int all = l->y.n * l->y.h * l->y.w, some = all < SAMPLE ? all : SAMPLE;
-    const ks_cuda *c = ks_cuda_of(l->ops);
-    double sum = 0, square = 0;
-    cudaMemsetAsync(l->y.data, 0xff, (size_t)all * (size_t)l->y.stride * ks_cuda_element(c),
-                    c->stream);
-    run(l, kernel, &name);
-    float *got = sample_of(l);
-    for (size_t i = 0; i < 2 * (size_t)some * (size_t)l->y.c; i++) {
-        const double d = (double)got[i] - (double)right[i];
-        sum += d * d;
-        square += (double)right[i] * (double)right[i];
-    }
-    free(got);
-    return sqrt(sum / square);
 }
 
 /* Whether every kernel's result is the library's. */
@@ -164,25 +104,25 @@ static bool bench_shape(ks_ops *ops, const shape *s, int rows)
 {
     const double bound = ks_cuda_of(ops)->type == KS_F16 ? 0x1p-9 : 0x1p-6;
     const double flops = 2.0 * rows * s->side * s->side * s->in * s->out * (s->gated ? 2 : 1);
-    const char *name;
     size_t mark = ops->mark(ops);
     bool good = true;
     layer l = new_layer(ops, s, rows);
-    double ms = time_of(&l, LIBRARY, &name);
-    printf("%s %-5s %2dx%2d^2 %4d>%-4d %s %.4f ms %4.0f", s->model, s->name, rows, s->side, s->in,
-           s->out, name, ms, flops / ms * 1e-9);
-    float *right = sample_of(&l);
-    for (int k = 0; k < ks_cuda_gemm_kernels(); k++) {
-        ms = time_of(&l, k, &name);
-        const double error = error_of(&l, k, right);
-        printf(" | %s %.4f %4.0f", name, ms, flops / ms * 1e-9);
+    float *right = NULL;
+    printf("%s %-5s %2dx%2d^2 %4d>%-4d", s->model, s->name, rows, s->side, s->in, s->out);
+    for (int k = LIBRARY; k <= ks_cuda_gemm_kernels(); k++) {
+        const way how = {.layer = &l, .kernel = k < ks_cuda_gemm_kernels() ? k : CHOSEN};
+        const double ms = ms_of(ops, run, &how);
+        need(ms >= 0, &(ks_error){"a product was refused"});
+        if (k == LIBRARY)
+            right = sample_of(ops, l.y);
+        const double error = error_of(ops, run, &how, l.y, right);
+        printf(" | %s %.4f %4.0f", name_of(how.kernel), ms, flops / ms * 1e-9);
         if (!(error <= bound)) {
             printf(" WRONG by %.2e", error);
             good = false;
         }
     }
-    ms = time_of(&l, CHOSEN, &name);
-    printf(" | chosen %.4f %4.0f TFLOP/s\n", ms, flops / ms * 1e-9);
+    printf("\n");
     fflush(stdout);
     free(right);
     ops->release(ops, l.packed);

@@ -1,7 +1,9 @@
-/* What the benchmarks on a GPU share: the end of a program that cannot go on, random activations, and the median of times. */
+/* What the benchmarks on a GPU share: the end of a program that cannot go on, random activations, the median of times, and how far
+ * one result is from another. */
 #ifndef KS_BENCH_GPU_BENCH_H
 #define KS_BENCH_GPU_BENCH_H
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -38,6 +40,85 @@ static inline float median_of(float *ms, int count)
 {
     qsort(ms, (size_t)count, sizeof *ms, by_time);
     return ms[count / 2];
+}
+
+/* Waits for the work; ends the program after a failure. */
+static inline void settle(ks_ops *ops)
+{
+    ks_error err = KS_ERROR_NONE;
+    need(ops->sync(ops, &err) == 0, &err);
+}
+
+/* Milliseconds of run(what), which queues work and gives false when it cannot: the median of some times, each of several calls in
+ * a row; negative when it cannot. */
+static inline double ms_of(ks_ops *ops, bool (*run)(const void *what), const void *what)
+{
+    enum { RUNS = 9, CALLS = 8 };
+    float ms[RUNS];
+    cudaEvent_t begin, end;
+    cudaStream_t stream = ks_cuda_of(ops)->stream;
+    if (!run(what))
+        return -1;
+    cudaEventCreate(&begin);
+    cudaEventCreate(&end);
+    for (int i = 0; i < RUNS; i++) {
+        cudaEventRecord(begin, stream);
+        for (int k = 0; k < CALLS; k++)
+            run(what);
+        cudaEventRecord(end, stream);
+        cudaEventSynchronize(end);
+        cudaEventElapsedTime(&ms[i], begin, end);
+    }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    settle(ops);
+    return (double)median_of(ms, RUNS) / CALLS;
+}
+
+enum { GPU_BENCH_SAMPLE = 256 };
+static inline int sampled_pixels(ks_act y)
+{
+    const int all = y.n * y.h * y.w;
+    return all < GPU_BENCH_SAMPLE ? all : GPU_BENCH_SAMPLE;
+}
+
+/* The first and the last pixels of a result, as float32; free() it. */
+static inline float *sample_of(ks_ops *ops, ks_act y)
+{
+    ks_error err = KS_ERROR_NONE;
+    const int all = y.n * y.h * y.w, some = sampled_pixels(y);
+    const size_t count = (size_t)some * (size_t)y.c;
+    float *host = malloc(2 * count * sizeof *host);
+    float *device = ops->alloc(ops, 2 * count * sizeof *device, &err);
+    need(host && device, &err);
+    ks_act part = y;
+    part.n = part.h = 1;
+    part.w = some;
+    ops->to_floats(ops, device, part);
+    part.data = (char *)y.data +
+                (size_t)(all - some) * (size_t)y.stride * ks_cuda_element(ks_cuda_of(ops));
+    ops->to_floats(ops, device + count, part);
+    ops->download(ops, host, device, 2 * count * sizeof *host);
+    settle(ops);
+    ops->release(ops, device);
+    return host;
+}
+
+/* Relative L2 distance of run(what)'s result y from a sample of what is right; NaN where it leaves something unwritten. */
+static inline double error_of(ks_ops *ops, bool (*run)(const void *what), const void *what, ks_act y, const float *right)
+{
+    const ks_cuda *c = ks_cuda_of(ops);
+    double sum = 0, square = 0;
+    cudaMemsetAsync(y.data, 0xff, (size_t)y.n * (size_t)ks_cuda_pixels(y) * (size_t)y.stride * ks_cuda_element(c), c->stream);
+    run(what);
+    float *got = sample_of(ops, y);
+    for (size_t i = 0; i < 2 * (size_t)sampled_pixels(y) * (size_t)y.c; i++) {
+        const double d = (double)got[i] - (double)right[i];
+        sum += d * d;
+        square += (double)right[i] * (double)right[i];
+    }
+    free(got);
+    return sqrt(sum / square);
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* Linear layers: which tiles run for which shape.
+/* Linear layers and convolutions: which tiles run for which shape.
  *
  * Work: 2 * tokens * in * out operations; bytes: x and w once, y (and the residual) once. With in
  * and out from 320 on the operations decide: 990 TFLOP/s dense by the vendor's sheet, at clocks that
@@ -23,7 +23,7 @@ struct gemm_kernel {
     const char *name;
     int rows, columns;
     size_t shared;
-    gemm_function half[2], bfloat16[2]; /* plain, gated */
+    gemm_function half[3], bfloat16[3]; /* by ks_gemm_kind */
 };
 
 template <int ROWS, int COLUMNS, int STAGES> constexpr gemm_kernel row(const char *name)
@@ -33,8 +33,12 @@ template <int ROWS, int COLUMNS, int STAGES> constexpr gemm_kernel row(const cha
             ROWS,
             COLUMNS,
             plan::shared,
-            {ks_gemm_hopper<__half, plan, false>, ks_gemm_hopper<__half, plan, true>},
-            {ks_gemm_hopper<__nv_bfloat16, plan, false>, ks_gemm_hopper<__nv_bfloat16, plan, true>}};
+            {ks_gemm_hopper<__half, plan, KS_GEMM_PLAIN>,
+             ks_gemm_hopper<__half, plan, KS_GEMM_GATED>,
+             ks_gemm_hopper<__half, plan, KS_GEMM_WINDOWS>},
+            {ks_gemm_hopper<__nv_bfloat16, plan, KS_GEMM_PLAIN>,
+             ks_gemm_hopper<__nv_bfloat16, plan, KS_GEMM_GATED>,
+             ks_gemm_hopper<__nv_bfloat16, plan, KS_GEMM_WINDOWS>}};
 }
 
 /* Largest first. */
@@ -45,9 +49,16 @@ const gemm_kernel kernels[] = {
 };
 enum { KERNELS = sizeof kernels / sizeof *kernels };
 
-gemm_function function_of(const gemm_kernel &kernel, ks_dtype type, bool gated)
+/* A product that is asked for. */
+struct product {
+    ks_gemm_kind kind;
+    int tokens, columns, phases; /* tokens and columns: of a phase */
+    int steps;                   /* stages that all terms fill */
+};
+
+gemm_function function_of(const gemm_kernel &kernel, ks_dtype type, ks_gemm_kind kind)
 {
-    return type == KS_F16 ? kernel.half[gated] : kernel.bfloat16[gated];
+    return type == KS_F16 ? kernel.half[kind] : kernel.bfloat16[kind];
 }
 
 int tokens_of(ks_act a)
@@ -60,25 +71,57 @@ int up(int a, int b)
     return (a + b - 1) / b;
 }
 
-/* Blocks of 64 x 32 products that the busiest multiprocessor makes, and two more for what a tile
- * costs beside them: what the time goes with. */
-int64_t share_of(const gemm_kernel &kernel, int tokens, int columns)
+/* --- which kernel, and how many parts --- */
+
+/* Blocks of 64 x 32 products that the busiest multiprocessor makes for each stage of a part, and two
+ * more for what a tile costs beside them: what the time goes with. */
+int64_t share_of(const gemm_kernel &kernel, const product &p, int parts, int places)
 {
-    const int64_t tiles = (int64_t)up(tokens, kernel.rows) * up(columns, kernel.columns);
-    const int64_t places = ks_multiprocessors();
-    return (tiles + places - 1) / places * ((kernel.rows / 64) * (kernel.columns / 32) + 2);
+    const int64_t across = (int64_t)up(p.columns, kernel.columns) * p.phases;
+    return (up(p.tokens, kernel.rows) * across * parts + places - 1) / places * ((kernel.rows / 64) * (kernel.columns / 32) + 2);
 }
 
-const gemm_kernel &kernel_for(int tokens, int columns)
+const gemm_kernel &kernel_for(const product &p, int parts, int places)
 {
     const gemm_kernel *best = &kernels[0];
     for (const gemm_kernel &kernel : kernels)
-        if (share_of(kernel, tokens, columns) < share_of(*best, tokens, columns))
+        if (share_of(kernel, p, parts, places) < share_of(*best, p, parts, places))
             best = &kernel;
     return *best;
 }
 
-/* A [rows][columns] matrix of which 64 columns of `box` rows are copied at a time; a CUresult. */
+/* What a product in so many parts costs by its best kernel, in the unit of share_of, which is about
+ * 30 ns; the second kernel takes 2 us to start, and moves 4 bytes a part and output each way at
+ * 4 TB/s. */
+double cost_of(const product &p, int parts, int places)
+{
+    constexpr double start = 65, byte = 1 / (4e12 * 30e-9);
+    const double steps = (double)(p.steps / parts);
+    const double sums = steps * (double)share_of(kernel_for(p, parts, places), p, parts, places);
+    return parts == 1 ? sums : sums + start + 8.0 * byte * parts * p.tokens * p.columns * p.phases;
+}
+
+/* Into how many equal parts the terms are cut: by the shape alone, on a chip of SXM size whatever
+ * this one has, so that a shape's sums have one order everywhere. */
+int parts_of(const product &p)
+{
+    constexpr int places = 132, most = 16, least_steps = 8;
+    int best = 1;
+    for (int parts = 2; p.kind != KS_GEMM_GATED && parts <= most; parts++)
+        if (p.steps % parts == 0 && p.steps / parts >= least_steps &&
+            cost_of(p, parts, places) < cost_of(p, best, places))
+            best = parts;
+    return best;
+}
+
+/* --- tensor maps; CUresults --- */
+
+CUtensorMapDataType element_of(ks_dtype type)
+{
+    return type == KS_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+}
+
+/* A [rows][columns] matrix of which 64 columns of `box` rows are copied at a time. */
 int matrix_map(CUtensorMap *map, ks_dtype type, const void *data, int64_t rows, int columns,
                int64_t stride, int box)
 {
@@ -88,95 +131,149 @@ int matrix_map(CUtensorMap *map, ks_dtype type, const void *data, int64_t rows, 
     const cuuint64_t size[2] = {(cuuint64_t)columns, (cuuint64_t)rows};
     const cuuint64_t bytes[1] = {2 * (cuuint64_t)stride};
     const cuuint32_t boxes[2] = {KS_GEMM_DEPTH, (cuuint32_t)box}, step[2] = {1, 1};
-    return (int)encode(map,
-                       type == KS_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                      : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                       2, const_cast<void *>(data), size, bytes, boxes, step,
+    return (int)encode(map, element_of(type), 2, const_cast<void *>(data), size, bytes, boxes, step,
                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
+
+/* Pictures of which 64 channels of one tap of `box` windows in a row are copied at a time. The
+ * corners say where windows may begin: from -pad to where the last tap is `pad` beyond the end. (So
+ * it is for the phases of an upsampled picture: their windows are parts of these.) */
+int window_map(CUtensorMap *map, ks_dtype type, ks_act x, const ks_cuda_window *window, int box)
+{
+    const auto encode = ks_patch_map_encoder();
+    if (!encode)
+        return (int)CUDA_ERROR_NOT_SUPPORTED;
+    const cuuint64_t size[4] = {(cuuint64_t)x.c, (cuuint64_t)x.w, (cuuint64_t)x.h, (cuuint64_t)x.n};
+    const cuuint64_t pixel = 2 * (cuuint64_t)x.stride;
+    const cuuint64_t bytes[3] = {pixel, pixel * size[1], pixel * size[1] * size[2]};
+    const int low[2] = {-window->pad, -window->pad};
+    const int high[2] = {window->pad - window->kw + 1, window->pad - window->kh + 1};
+    const cuuint32_t stride = (cuuint32_t)window->stride, step[4] = {1, stride, stride, 1};
+    return (int)encode(map, element_of(type), 4, x.data, size, bytes, low, high, KS_GEMM_DEPTH,
+                       (cuuint32_t)box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
+/* --- jobs --- */
 
 bool on_vectors(ks_act a)
 {
     return !a.data || (reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && a.stride % 8 == 0);
 }
 
-int run(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
-        const ks_cuda_gemm_epilogue *after)
-{
-    const int columns = after->gated ? 2 * y.c : y.c;
-    ks_gemm_job job = {};
-    if (matrix_map(&job.x, type, x.data, tokens_of(x), x.c, x.stride, kernel.rows) != CUDA_SUCCESS ||
-        matrix_map(&job.w, type, w, columns, x.c, x.c, kernel.columns) != CUDA_SUCCESS)
-        return (int)cudaErrorInvalidValue;
-    job.y = y.data, job.y_stride = y.stride;
-    job.residual = after->residual.data, job.residual_stride = after->residual.stride;
-    job.bias = after->bias, job.sums = after->sums;
-    job.moments = reinterpret_cast<const float2 *>(after->moments);
-    job.tokens = tokens_of(x), job.columns = columns;
-    job.steps = up(x.c, KS_GEMM_DEPTH);
-    job.down = up(job.tokens, kernel.rows);
-    job.across = up(columns, kernel.columns);
-    const int tiles = job.down * job.across, places = ks_multiprocessors();
-    return ks_launch(function_of(kernel, type, after->gated),
-                     dim3((unsigned)(tiles < places ? tiles : places)), KS_GEMM_THREADS,
-                     kernel.shared, stream, job);
-}
-
 bool sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_gemm_epilogue *after)
 {
     const bool gated = after->gated;
-    const ks_act residual = after->residual;
-    return (type == KS_F16 || type == KS_BF16) && tokens_of(y) == tokens_of(x) && x.c % 8 == 0 &&
-           y.c % (gated ? 16 : 32) == 0 && on_vectors(x) && on_vectors(y) && on_vectors(residual) &&
-           !(gated && residual.data) && !after->sums == !after->moments &&
-           (int64_t)x.n * x.h * x.w <= INT_MAX / 2;
+    return (type == KS_F16 || type == KS_BF16) && x.c % 8 == 0 && y.c % (gated ? 16 : 32) == 0 &&
+           on_vectors(x) && on_vectors(y) && on_vectors(after->residual) &&
+           on_vectors(after->row_bias) && !(gated && after->residual.data) &&
+           !after->sums == !after->moments && (int64_t)y.n * y.h * y.w <= INT_MAX / 2;
 }
 
-/* The layer's output that stands at a place of a packed weight: what ks_gemm_finish relies on. */
-__device__ __forceinline__ int output_at(int place, int out, bool gated)
+bool linear_sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_gemm_epilogue *after)
 {
-    const int block = place / 8 % 4, part = place % 8 / 2, odd = place % 2;
-    if (gated)
-        return place / 32 * 16 + part * 4 + block % 2 * 2 + odd + block / 2 * (out / 2);
-    return place / 32 * 32 + part * 8 + block * 2 + odd;
+    return sound(type, y, x, after) && tokens_of(y) == tokens_of(x) && !after->row_bias.data;
 }
 
-/* A thread for 8 terms of an output. */
-__global__ void pack_outputs(uint4 *to, const uint4 *from, int out, int units, bool gated)
+bool conv_sound(ks_dtype type, ks_act y, ks_act x, const ks_cuda_window *window,
+                const ks_cuda_gemm_epilogue *after)
 {
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= (int64_t)out * units)
-        return;
-    const int place = (int)(i / units), unit = (int)(i - (int64_t)place * units);
-    to[i] = from[(int64_t)output_at(place, out, gated) * units + unit];
+    constexpr int largest = 64, longest = 8; /* what a map of windows takes */
+    const int scale = window->upsample ? 2 : 1;
+    const bool usual = window->kh == 3 && window->kw == 3 && window->pad == 1 && window->stride == 1;
+    return sound(type, y, x, after) && !after->gated && !after->sums && x.n == y.n &&
+           window->height == scale * x.h && window->width == scale * x.w && window->kh <= largest &&
+           window->kw <= largest && window->pad <= largest && window->stride <= longest &&
+           (!window->upsample || (usual && y.h == 2 * x.h && y.w == 2 * x.w));
 }
 
-/* A warp for an output. */
-template <class T>
-__global__ void fold_norm(T *w, float *bias, float *sums, const float *gamma, const float *beta,
-                          int out, int in, bool gated)
+/* A job but for x and what describes a convolution's windows. */
+ks_gemm_job job_of(const product &p, ks_act y, const ks_cuda_gemm_epilogue *after, int parts,
+                   void *workspace)
 {
-    const int place = (int)((blockIdx.x * blockDim.x + threadIdx.x) / 32), lane = threadIdx.x % 32;
-    if (place >= out)
-        return;
-    T *row = w + (int64_t)place * in;
-    float shift = 0.0f, sum = 0.0f;
-    for (int k = lane; k < in; k += 32) {
-        const float value = ks::to_float(row[k]);
-        row[k] = ks::from_float<T>(value * gamma[k]);
-        shift = fmaf(value, beta[k], shift);
-        sum += ks::to_float(row[k]);
-    }
-    for (int apart = 16; apart; apart /= 2) {
-        shift += __shfl_xor_sync(0xffffffffu, shift, apart);
-        sum += __shfl_xor_sync(0xffffffffu, sum, apart);
-    }
-    if (lane == 0) {
-        const int output = output_at(place, out, gated);
-        bias[output] += shift;
-        sums[output] = sum;
-    }
+    ks_gemm_job job = {};
+    job.y = y.data, job.y_stride = y.stride;
+    job.residual = after->residual.data, job.residual_stride = after->residual.stride;
+    job.row_bias = after->row_bias.data, job.row_bias_stride = after->row_bias.stride;
+    job.bias = after->bias, job.sums = after->sums;
+    job.moments = reinterpret_cast<const float2 *>(after->moments);
+    job.partial = static_cast<float *>(workspace);
+    job.tokens = p.tokens, job.columns = p.columns, job.phases = p.phases;
+    job.parts = parts, job.steps = p.steps / parts;
+    return job;
+}
+
+int join(void *stream, ks_dtype type, const ks_gemm_job &job)
+{
+    constexpr int threads = 256;
+    const int64_t units = (int64_t)job.tokens * job.phases * (job.columns / 8);
+    return ks_launch(type == KS_F16 ? ks_gemm_join<__half> : ks_gemm_join<__nv_bfloat16>,
+                     dim3((unsigned)((units + threads - 1) / threads)), threads, 0, stream, job);
+}
+
+int launch(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_gemm_kind kind,
+           ks_gemm_job &job)
+{
+    job.down = up(job.tokens, kernel.rows);
+    job.across = up(job.columns, kernel.columns);
+    const int tiles = job.down * job.across * job.phases * job.parts, places = ks_multiprocessors();
+    const int failed = ks_launch(function_of(kernel, type, kind),
+                                 dim3((unsigned)(tiles < places ? tiles : places)),
+                                 KS_GEMM_THREADS, kernel.shared, stream, job);
+    return failed || job.parts == 1 ? failed : join(stream, type, job);
+}
+
+int run_linear(const gemm_kernel &kernel, const product &p, int parts, void *stream, ks_dtype type,
+               ks_act y, ks_act x, const void *w, const ks_cuda_gemm_epilogue *after,
+               void *workspace)
+{
+    ks_gemm_job job = job_of(p, y, after, parts, workspace);
+    if (matrix_map(&job.x, type, x.data, p.tokens, x.c, x.stride, kernel.rows) != CUDA_SUCCESS ||
+        matrix_map(&job.w, type, w, p.columns, x.c, x.c, kernel.columns) != CUDA_SUCCESS)
+        return (int)cudaErrorInvalidValue;
+    return launch(kernel, stream, type, p.kind, job);
+}
+
+int run_conv(const gemm_kernel &kernel, const product &p, int parts, void *stream, ks_dtype type,
+             ks_act y, ks_act x, const void *w, const ks_cuda_window *window,
+             const ks_cuda_gemm_epilogue *after, void *workspace)
+{
+    const bool upsample = window->upsample;
+    const int terms = (upsample ? 4 : window->kh * window->kw) * x.c, rows = p.phases * p.columns;
+    ks_gemm_job job = job_of(p, y, after, parts, workspace);
+    job.windows = {upsample ? x.w : y.w, upsample ? x.h * x.w : y.h * y.w, window->stride,
+                   window->pad, upsample ? 2 : window->kw, x.c};
+    if (window_map(&job.x, type, x, window, kernel.rows) != CUDA_SUCCESS ||
+        matrix_map(&job.w, type, w, rows, terms, terms, kernel.columns) != CUDA_SUCCESS)
+        return (int)cudaErrorInvalidValue;
+    return launch(kernel, stream, type, p.kind, job);
+}
+
+product linear_product(ks_act y, int in, bool gated)
+{
+    return {gated ? KS_GEMM_GATED : KS_GEMM_PLAIN, tokens_of(y), gated ? 2 * y.c : y.c, 1,
+            up(in, KS_GEMM_DEPTH)};
+}
+
+product conv_product(ks_act y, const ks_cuda_window *window, int in)
+{
+    const int phases = window->upsample ? 4 : 1, taps = window->kh * window->kw;
+    return {KS_GEMM_WINDOWS, tokens_of(y) / phases, y.c, phases,
+            (window->upsample ? 4 : taps) * up(in, KS_GEMM_DEPTH)};
+}
+
+size_t workspace_of(const product &p)
+{
+    const size_t parts = (size_t)parts_of(p), columns = (size_t)p.columns * (size_t)p.phases;
+    return parts == 1 ? 0 : parts * (size_t)p.tokens * columns * sizeof(float);
+}
+
+bool can_run(int kernel, const product &p, int parts, const void *workspace)
+{
+    return kernel >= 0 && kernel < KERNELS && parts > 0 && p.steps % parts == 0 &&
+           (parts == 1 || (workspace && p.kind != KS_GEMM_GATED));
 }
 
 } // namespace
@@ -184,48 +281,48 @@ __global__ void fold_norm(T *w, float *bias, float *sums, const float *gamma, co
 bool ks_cuda_gemm_fits(ks_dtype type, int in, int out)
 {
     return (type == KS_F16 || type == KS_BF16) && in % 8 == 0 && out % 32 == 0 &&
-           ks_runs_here(function_of(kernels[0], type, false), KS_GEMM_THREADS);
+           ks_runs_here(function_of(kernels[0], type, KS_GEMM_PLAIN), KS_GEMM_THREADS);
 }
 
-int ks_cuda_gemm_pack(void *stream, void *to, const void *from, int out, int in, bool gated)
+bool ks_cuda_gemm_fits_conv(ks_dtype type, int kh, int kw, int in, int out)
 {
-    constexpr int threads = 256;
-    const int64_t units = (int64_t)out * in / 8;
-    if (out % 32 != 0 || in % 8 != 0 || units > (int64_t)INT_MAX * threads)
-        return (int)cudaErrorInvalidValue;
-    pack_outputs<<<(unsigned)((units + threads - 1) / threads), threads, 0,
-                   static_cast<cudaStream_t>(stream)>>>(static_cast<uint4 *>(to),
-                                                        static_cast<const uint4 *>(from), out,
-                                                        in / 8, gated);
-    return (int)cudaGetLastError();
+    return kh == 3 && kw == 3 && in >= KS_GEMM_DEPTH && ks_cuda_gemm_fits(type, in, out) &&
+           ks_patch_map_encoder();
 }
 
-int ks_cuda_gemm_fold(void *stream, ks_dtype type, void *w, float *bias, float *sums,
-                      const float *gamma, const float *beta, int out, int in, bool gated)
+size_t ks_cuda_gemm_workspace(ks_act y, int in, bool gated)
 {
-    constexpr int threads = 256;
-    const unsigned blocks = (unsigned)up(out, threads / 32);
-    const cudaStream_t to = static_cast<cudaStream_t>(stream);
-    if (type == KS_F16)
-        fold_norm<<<blocks, threads, 0, to>>>(static_cast<__half *>(w), bias, sums, gamma, beta,
-                                              out, in, gated);
-    else if (type == KS_BF16)
-        fold_norm<<<blocks, threads, 0, to>>>(static_cast<__nv_bfloat16 *>(w), bias, sums, gamma,
-                                              beta, out, in, gated);
-    else
-        return (int)cudaErrorInvalidValue;
-    return (int)cudaGetLastError();
+    return workspace_of(linear_product(y, in, gated));
 }
 
 int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
-                 const ks_cuda_gemm_epilogue *after)
+                 const ks_cuda_gemm_epilogue *after, void *workspace)
 {
-    if (!sound(type, y, x, after))
+    const product p = linear_product(y, x.c, after->gated);
+    const int parts = parts_of(p);
+    if (!linear_sound(type, y, x, after) || (parts > 1 && !workspace))
         return (int)cudaErrorInvalidValue;
-    if (tokens_of(x) == 0)
-        return (int)cudaSuccess;
-    return run(kernel_for(tokens_of(x), after->gated ? 2 * y.c : y.c), stream, type, y, x, w,
-               after);
+    return p.tokens == 0 ? (int)cudaSuccess
+                         : run_linear(kernel_for(p, parts, ks_multiprocessors()), p, parts, stream,
+                                      type, y, x, w, after, workspace);
+}
+
+size_t ks_cuda_gemm_conv_workspace(ks_act y, const ks_cuda_window *window, int in)
+{
+    return workspace_of(conv_product(y, window, in));
+}
+
+int ks_cuda_gemm_conv(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
+                      const ks_cuda_window *window, const ks_cuda_gemm_epilogue *after,
+                      void *workspace)
+{
+    const product p = conv_product(y, window, x.c);
+    const int parts = parts_of(p);
+    if (!conv_sound(type, y, x, window, after) || (parts > 1 && !workspace))
+        return (int)cudaErrorInvalidValue;
+    return p.tokens == 0 ? (int)cudaSuccess
+                         : run_conv(kernel_for(p, parts, ks_multiprocessors()), p, parts, stream,
+                                    type, y, x, w, window, after, workspace);
 }
 
 int ks_cuda_gemm_kernels(void)
@@ -233,11 +330,26 @@ int ks_cuda_gemm_kernels(void)
     return KERNELS;
 }
 
-int ks_cuda_gemm_by(int kernel, const char **name, void *stream, ks_dtype type, ks_act y, ks_act x,
-                    const void *w, const ks_cuda_gemm_epilogue *after)
+const char *ks_cuda_gemm_name(int kernel)
 {
-    if (kernel < 0 || kernel >= KERNELS || !sound(type, y, x, after))
+    return kernels[kernel].name;
+}
+
+int ks_cuda_gemm_by(int kernel, int parts, void *stream, ks_dtype type, ks_act y, ks_act x,
+                    const void *w, const ks_cuda_gemm_epilogue *after, void *workspace)
+{
+    const product p = linear_product(y, x.c, after->gated);
+    if (!can_run(kernel, p, parts, workspace) || !linear_sound(type, y, x, after))
         return (int)cudaErrorInvalidValue;
-    *name = kernels[kernel].name;
-    return run(kernels[kernel], stream, type, y, x, w, after);
+    return run_linear(kernels[kernel], p, parts, stream, type, y, x, w, after, workspace);
+}
+
+int ks_cuda_gemm_conv_by(int kernel, int parts, void *stream, ks_dtype type, ks_act y, ks_act x,
+                         const void *w, const ks_cuda_window *window,
+                         const ks_cuda_gemm_epilogue *after, void *workspace)
+{
+    const product p = conv_product(y, window, x.c);
+    if (!can_run(kernel, p, parts, workspace) || !conv_sound(type, y, x, window, after))
+        return (int)cudaErrorInvalidValue;
+    return run_conv(kernels[kernel], p, parts, stream, type, y, x, w, window, after, workspace);
 }

@@ -1,10 +1,11 @@
-/* Linear layers by an own product: see gemm_wgmma.cuh.
+/* Linear layers and convolutions by an own product: see gemm_wgmma.cuh.
  *
  * stream: a cudaStream_t. Functions that launch return a cudaError_t. */
 #ifndef KS_KERNELS_GEMM_H
 #define KS_KERNELS_GEMM_H
 
 #include "backend/ops.h"
+#include "product.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -15,9 +16,21 @@ extern "C" {
  * 8, out of 32. */
 bool ks_cuda_gemm_fits(ks_dtype type, int in, int out);
 
+/* The same of convolutions, with any padding, stride and size of picture: kernels of 3 x 3, in from
+ * 64 on: with fewer channels most of a stage would be zeros. */
+bool ks_cuda_gemm_fits_conv(ks_dtype type, int kh, int kw, int in, int out);
+
 /* to [out][in] = from [out][in] in the order of outputs that ks_cuda_gemm reads. gated: from is
- * GEGLU's, values and then gates. Both of a 16-bit type. */
+ * GEGLU's, values and then gates. A convolution's in is all its terms. Both of a 16-bit type. */
 int ks_cuda_gemm_pack(void *stream, void *to, const void *from, int out, int in, bool gated);
+
+/* to [4][out][2][2][in] = the four phases of a 3 x 3 convolution from [out][3][3][in] that follows a
+ * nearest 2x upsampling: y's pixels at even lines and columns, at even lines and odd columns, and
+ * the same at odd lines, see 2 x 2 pixels of x each, by sums of those weights, which are rounded
+ * once: four ninths of the work. For ks_cuda_gemm_pack as a layer of 4 * out outputs and 4 * in
+ * terms. */
+int ks_cuda_gemm_sum_phases(void *stream, ks_dtype type, void *to, const void *from, int out,
+                            int in);
 
 /* Puts a layer norm of x, x' = (x - mean) / deviation * gamma + beta, into a packed weight and its
  * bias: w' = w gamma, bias += w beta, and sums[o] = the sum of row o of w', all of the layer's own
@@ -31,22 +44,39 @@ typedef struct ks_cuda_gemm_epilogue {
     const float *moments; /* of x's tokens, from ks_cuda_layer_moments, for a folded norm: s becomes */
     const float *sums;    /* (s - mean sums[o]) / deviation; or both NULL */
     const float *bias;    /* added; or NULL */
+    ks_act row_bias;      /* of a convolution, [n, 1, 1, out]: added to each pixel; or absent */
     ks_act residual;      /* added, y's shape, may be y; or absent, as it is when gated */
     bool gated;           /* GEGLU: y = value * gelu(gate) */
 } ks_cuda_gemm_epilogue;
 
-/* y = x w^T and then the epilogue, per token (pixel), summed in fp32 over the terms in order and
- * rounded once. w: from ks_cuda_gemm_pack, [out][x.c] with out = y.c, or 2 * y.c when gated. sums
- * and bias: float32 [out] in the layer's own order, 16-byte aligned. x, y and residual lie on
- * 16-byte boundaries with strides that are multiples of 8. */
+/* y = x w^T and then the epilogue, per token (pixel), summed in fp32 over the terms in order (in
+ * some equal parts of them, which the shape alone decides) and rounded once. w: from
+ * ks_cuda_gemm_pack, [out][x.c] with out = y.c, or 2 * y.c when gated. sums and bias: float32 [out]
+ * in the layer's own order, 16-byte aligned. x, y, residual and row_bias lie on 16-byte boundaries
+ * with strides that are multiples of 8. workspace: as many bytes as the function below says, for
+ * the parts' sums. */
 int ks_cuda_gemm(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
-                 const ks_cuda_gemm_epilogue *after);
+                 const ks_cuda_gemm_epilogue *after, void *workspace);
+size_t ks_cuda_gemm_workspace(ks_act y, int in, bool gated);
 
-/* For measurements: how many kernels ks_cuda_gemm chooses from, and the same by one of them. name:
- * what it is, static. */
+/* The same for a convolution: x's windows in the place of tokens. w: from [out][kh][kw][x.c]; terms in
+ * that order. With an upsampling: kernels of 3 x 3, pad and stride 1, y's sides are twice x's, and w
+ * is from ks_cuda_gemm_sum_phases. */
+int ks_cuda_gemm_conv(void *stream, ks_dtype type, ks_act y, ks_act x, const void *w,
+                      const ks_cuda_window *window, const ks_cuda_gemm_epilogue *after,
+                      void *workspace);
+size_t ks_cuda_gemm_conv_workspace(ks_act y, const ks_cuda_window *window, int in);
+
+/* For measurements: how many kernels both choose from, what they are, and the same by one of them in
+ * so many parts, with a workspace of parts * tokens * columns floats. A number of parts that does
+ * not divide the stages of 64 terms (of a tap) is an error. */
 int ks_cuda_gemm_kernels(void);
-int ks_cuda_gemm_by(int kernel, const char **name, void *stream, ks_dtype type, ks_act y, ks_act x,
-                    const void *w, const ks_cuda_gemm_epilogue *after);
+const char *ks_cuda_gemm_name(int kernel);
+int ks_cuda_gemm_by(int kernel, int parts, void *stream, ks_dtype type, ks_act y, ks_act x,
+                    const void *w, const ks_cuda_gemm_epilogue *after, void *workspace);
+int ks_cuda_gemm_conv_by(int kernel, int parts, void *stream, ks_dtype type, ks_act y, ks_act x,
+                         const void *w, const ks_cuda_window *window,
+                         const ks_cuda_gemm_epilogue *after, void *workspace);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,6 @@
-/* Linear layers on Hopper (sm_90a): y [tokens, outputs] = x [tokens, terms] w^T with bias, residual,
- * GEGLU's gate and a layer norm of x in the epilogue.
+/* Linear layers and convolutions on Hopper (sm_90a): y [tokens, outputs] = x [tokens, terms] w^T with
+ * bias, residual, GEGLU's gate and a layer norm of x in the epilogue. A convolution's tokens are y's
+ * pixels and its terms their windows, which TMA's im2col mode reads out of the pictures.
  *
  * A block stays on its multiprocessor and makes one tile of ROWS x COLUMNS after the other.
  * Warpgroup 0 only starts copies: 64 terms of x and w at a time into a ring of STAGES. Warpgroups 1
@@ -7,7 +8,8 @@
  * so that the tensor cores wait for no epilogue.
  *
  * Every sum runs over the terms in order, 16 at a time, whatever the tile: a token's bits depend on
- * neither its place nor its neighbours.
+ * neither its place nor its neighbours. Where there are too few tiles for the chip, the terms are
+ * cut into equal parts whose sums are added in order by a second kernel.
  *
  * w comes with its outputs in lane order (output_at in gemm.cu): a thread's sums for 32 columns of
  * the product are then 8 neighbouring outputs, which it writes as 16 bytes, or 4 values and the 4
@@ -15,6 +17,8 @@
  */
 #ifndef KS_KERNELS_GEMM_WGMMA_CUH
 #define KS_KERNELS_GEMM_WGMMA_CUH
+
+#include <type_traits>
 
 #include "gemm.h"
 #include "types.cuh"
@@ -38,16 +42,35 @@ enum {
 #endif
 };
 
+enum ks_gemm_kind {
+    KS_GEMM_PLAIN,
+    KS_GEMM_GATED,  /* GEGLU */
+    KS_GEMM_WINDOWS /* a convolution */
+};
+
+/* A convolution's windows. Of an upsampled picture there are four phases, one for the pixels of y at
+ * even or odd lines and columns each: their windows in the small picture are 2 x 2, and tokens are
+ * the small picture's pixels. */
+struct ks_gemm_windows {
+    int wide, pixels; /* of a picture of tokens: a line and all */
+    int stride, pad, taps_wide, channels;
+};
+
 struct ks_gemm_job {
     CUtensorMap x, w;
     void *y;
+    float *partial;            /* [parts][tokens][phases][columns], where there are several parts */
     const void *residual;      /* or NULL */
+    const void *row_bias;      /* of each picture; or NULL */
     const float *bias, *sums;  /* or NULL */
     const float2 *moments;     /* of x's tokens: mean and 1 / deviation; NULL with sums */
-    int64_t y_stride, residual_stride;
+    int64_t y_stride, residual_stride, row_bias_stride;
     int tokens, columns; /* of the product: GEGLU's columns are twice its outputs */
-    int steps;        /* stages that the terms fill */
+    int steps;        /* stages that a part of the terms fills */
     int down, across; /* tiles */
+    int parts;
+    int phases; /* 1, or 4 of an upsampled picture, whose weights follow each other in w */
+    ks_gemm_windows windows;
 };
 
 template <int ROWS_, int COLUMNS_, int STAGES_> struct ks_gemm_plan {
@@ -84,34 +107,106 @@ template <int STAGES> __device__ __forceinline__ void ks_gemm_advance(ks_gemm_pl
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/* First token and column of a tile. Tiles run down a band of tokens before they go across, so that
- * what runs at once shares its parts of x and w in the L2 cache. */
-template <class PLAN> __device__ __forceinline__ int2 ks_gemm_origin(const ks_gemm_job &job,
-                                                                     int tile)
+/* Where a tile lies. */
+struct ks_gemm_tile {
+    int token, column; /* the first ones */
+    int part, phase;
+};
+
+/* Tiles run down a band of tokens before they go across, so that what runs at once shares its parts
+ * of x and w in the L2 cache. */
+template <class PLAN>
+__device__ __forceinline__ ks_gemm_tile ks_gemm_tile_of(const ks_gemm_job &job, int tile)
 {
-    const int band = tile / (KS_GEMM_BAND * job.across);
-    const int left = tile - band * KS_GEMM_BAND * job.across;
-    const int rows = min((int)KS_GEMM_BAND, job.down - band * KS_GEMM_BAND), column = left / rows;
-    return make_int2((band * KS_GEMM_BAND + left - column * rows) * PLAN::ROWS,
-                     column * PLAN::COLUMNS);
+    const int all_across = job.across * job.phases, part = tile / (job.down * all_across);
+    tile -= part * job.down * all_across;
+    const int band = tile / (KS_GEMM_BAND * all_across);
+    const int left = tile - band * KS_GEMM_BAND * all_across;
+    const int rows = min((int)KS_GEMM_BAND, job.down - band * KS_GEMM_BAND), across = left / rows;
+    const int phase = across / job.across;
+    return {(band * KS_GEMM_BAND + left - across * rows) * PLAN::ROWS,
+            (across - phase * job.across) * PLAN::COLUMNS, part, phase};
 }
 
+/* Where the next stage of x lies: in a matrix, 64 columns after the other. term: its first one. */
+struct ks_gemm_columns {
+    int token, term;
+
+    __device__ __forceinline__ ks_gemm_columns(const ks_gemm_job &job, const ks_gemm_tile &tile)
+        : token(tile.token), term(tile.part * job.steps * KS_GEMM_DEPTH)
+    {
+    }
+
+    __device__ __forceinline__ void load(void *to, const ks_gemm_job &job, uint64_t *full) const
+    {
+        ks_matrix_load(to, &job.x, full, term, token);
+    }
+
+    __device__ __forceinline__ void advance(const ks_gemm_job &) { term += KS_GEMM_DEPTH; }
+};
+
+/* In pictures: 64 channels after the other of one tap of the windows after the other. Channels
+ * beyond the last are zeros, whatever w has in their place. */
+struct ks_gemm_taps {
+    int x, y, image; /* where the first token's window begins */
+    int odd_x, odd_y; /* of the phase: where its window begins in that one */
+    int channel, right, down, term;
+
+    __device__ __forceinline__ ks_gemm_taps(const ks_gemm_job &job, const ks_gemm_tile &tile)
+        : odd_x(tile.phase % 2), odd_y(tile.phase / 2)
+    {
+        const ks_gemm_windows &w = job.windows;
+        const int chunks = (w.channels + KS_GEMM_DEPTH - 1) / KS_GEMM_DEPTH;
+        const int step = tile.part * job.steps, tap = step / chunks;
+        image = tile.token / w.pixels;
+        y = (tile.token - image * w.pixels) / w.wide;
+        x = (tile.token - image * w.pixels - y * w.wide) * w.stride - w.pad;
+        y = y * w.stride - w.pad;
+        channel = (step - tap * chunks) * KS_GEMM_DEPTH;
+        down = tap / w.taps_wide;
+        right = tap - down * w.taps_wide;
+        term = tap * w.channels + channel;
+    }
+
+    __device__ __forceinline__ void load(void *to, const ks_gemm_job &job, uint64_t *full) const
+    {
+        ks_patch_load(to, &job.x, full, channel, x, y, image, right + odd_x, down + odd_y);
+    }
+
+    __device__ __forceinline__ void advance(const ks_gemm_job &job)
+    {
+        channel += KS_GEMM_DEPTH;
+        term += KS_GEMM_DEPTH;
+        if (channel < job.windows.channels)
+            return;
+        term -= channel - job.windows.channels;
+        channel = 0;
+        if (++right == job.windows.taps_wide) {
+            right = 0;
+            down++;
+        }
+    }
+};
+
 /* The copying thread. */
-template <class PLAN>
+template <class PLAN, class SOURCE>
 __device__ __forceinline__ void ks_gemm_produce(const ks_gemm_job &job, ks_gemm_barriers *barriers,
                                                 unsigned char *tiles)
 {
-    const int all = job.down * job.across;
+    const int all = job.parts * job.down * job.across * job.phases;
     ks_gemm_place place = {0, 0};
-    for (int tile = (int)blockIdx.x; tile < all; tile += (int)gridDim.x) {
-        const int2 origin = ks_gemm_origin<PLAN>(job, tile);
+    for (int i = (int)blockIdx.x; i < all; i += (int)gridDim.x) {
+        const ks_gemm_tile tile = ks_gemm_tile_of<PLAN>(job, i);
+        const int w_row = tile.phase * job.columns + tile.column;
+        SOURCE source(job, tile);
         for (int step = 0; step < job.steps; step++) {
             uint64_t *full = &barriers->full[place.stage];
             unsigned char *x = tiles + place.stage * PLAN::STAGE;
             ks_barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);
             ks_barrier_expect(full, PLAN::STAGE);
-            ks_matrix_load(x, &job.x, full, step * KS_GEMM_DEPTH, origin.x);
-            ks_matrix_load(x + PLAN::X_TILE, &job.w, full, step * KS_GEMM_DEPTH, origin.y);
+            source.load(x, job, full);
+            ks_matrix_load(x + PLAN::X_TILE, &job.w, full, source.term, w_row);
+            source.advance(job);
             ks_gemm_advance<PLAN::STAGES>(place);
         }
     }
@@ -123,19 +218,41 @@ __device__ __forceinline__ int ks_gemm_token(int first, int r)
     return first + r * 8 + r / 2 * 48;
 }
 
-/* A thread's 8 sums of a token, finished: its outputs from `output` on, rounded once. */
+#endif
+
+/* The pixel of y that is a token's. */
+__device__ __forceinline__ int ks_gemm_pixel(const ks_gemm_job &job, int token, int phase)
+{
+    if (job.phases == 1)
+        return token;
+    const int line = token / job.windows.wide; /* of all pictures */
+    return (2 * line + phase / 2) * 2 * job.windows.wide +
+           2 * (token - line * job.windows.wide) + phase % 2;
+}
+
+/* 8 neighbouring elements of type T. */
+template <class T> __device__ __forceinline__ uint4 ks_gemm_eight(const void *from, int64_t at)
+{
+    return *reinterpret_cast<const uint4 *>(static_cast<const T *>(from) + at);
+}
+
+template <class T> __device__ __forceinline__ void ks_gemm_add(float (&value)[8], const uint4 &more)
+{
+    float addend[8];
+    ks_unit<T, 8>::open(addend, more);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        value[i] += addend[i];
+}
+
+/* A thread's 8 sums of a pixel, finished: its outputs from `output` on, rounded once. */
 template <class T>
-__device__ __forceinline__ void ks_gemm_write(const ks_gemm_job &job, int token, int output,
+__device__ __forceinline__ void ks_gemm_write(const ks_gemm_job &job, int pixel, int output,
                                               float (&value)[8], const uint4 &residual)
 {
-    if (job.residual) {
-        float more[8];
-        ks_unit<T, 8>::open(more, residual);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            value[i] += more[i];
-    }
-    *reinterpret_cast<uint4 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
+    if (job.residual)
+        ks_gemm_add<T>(value, residual);
+    *reinterpret_cast<uint4 *>(static_cast<T *>(job.y) + pixel * job.y_stride + output) =
         ks_unit<T, 8>::close(value);
 }
 
@@ -160,39 +277,52 @@ __device__ __forceinline__ void ks_gemm_vector(float (&to)[8], const float *low,
     to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
 }
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
 /* A warpgroup's sums of one tile, to y. first: the thread's first token. */
-template <class T, int BLOCKS, int COLUMNS, bool GATED>
-__device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 origin, int first,
+template <class T, int BLOCKS, int COLUMNS, int KIND>
+__device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job,
+                                               const ks_gemm_tile &tile, int first,
                                                const float (&sum)[BLOCKS][COLUMNS / 8][4])
 {
+    constexpr bool GATED = KIND == KS_GEMM_GATED, WINDOWS = KIND == KS_GEMM_WINDOWS;
     const int part = (int)threadIdx.x % 4, half = GATED ? job.columns / 2 : 4;
     float2 moments[2 * BLOCKS]; /* 0 and 1 without a norm */
+    int pixel[2 * BLOCKS];
 #pragma unroll
     for (int r = 0; r < 2 * BLOCKS; r++) {
         const int token = ks_gemm_token(first, r);
+        pixel[r] = WINDOWS ? ks_gemm_pixel(job, token, tile.phase) : token;
         moments[r] = make_float2(0.0f, 1.0f);
-        if (job.moments && token < job.tokens)
+        if (!WINDOWS && job.moments && token < job.tokens)
             moments[r] = job.moments[token];
     }
 #pragma unroll
     for (int g = 0; g < COLUMNS / 32; g++) {
-        const int column = origin.y + g * 32;
+        const int column = tile.column + g * 32;
         if (column >= job.columns)
             return;
         const int output = GATED ? column / 2 + part * 4 : column + part * 8;
         float bias[8] = {}, sums[8] = {};
-        uint4 residual[2 * BLOCKS] = {};
+        uint4 residual[2 * BLOCKS] = {}, shift[2 * BLOCKS] = {};
         if (job.bias)
             ks_gemm_vector(bias, job.bias + output, job.bias + output + half);
-        if (job.sums)
+        if (WINDOWS && job.row_bias)
+#pragma unroll
+            for (int r = 0; r < 2 * BLOCKS; r++)
+                if (ks_gemm_token(first, r) < job.tokens)
+                    shift[r] = ks_gemm_eight<T>(
+                        job.row_bias,
+                        ks_gemm_token(first, r) / job.windows.pixels * job.row_bias_stride +
+                            output);
+        if (!WINDOWS && job.sums)
             ks_gemm_vector(sums, job.sums + output, job.sums + output + half);
         if (!GATED && job.residual)
 #pragma unroll
             for (int r = 0; r < 2 * BLOCKS; r++)
                 if (ks_gemm_token(first, r) < job.tokens)
-                    residual[r] = *reinterpret_cast<const uint4 *>(
-                        static_cast<const T *>(job.residual) +
-                        ks_gemm_token(first, r) * job.residual_stride + output);
+                    residual[r] = ks_gemm_eight<T>(job.residual,
+                                                   pixel[r] * job.residual_stride + output);
 #pragma unroll
         for (int r = 0; r < 2 * BLOCKS; r++) {
             float value[8];
@@ -204,10 +334,42 @@ __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job, int2 orig
             const int token = ks_gemm_token(first, r);
             if (token >= job.tokens)
                 continue;
+            if (WINDOWS && job.row_bias)
+                ks_gemm_add<T>(value, shift[r]);
             if constexpr (GATED)
                 ks_gemm_write_gated<T>(job, token, output, value);
             else
-                ks_gemm_write<T>(job, token, output, value, residual[r]);
+                ks_gemm_write<T>(job, pixel[r], output, value, residual[r]);
+        }
+    }
+}
+
+/* A warpgroup's sums of a part of one tile's terms, as they are, to the part's place. */
+template <int BLOCKS, int COLUMNS>
+__device__ __forceinline__ void ks_gemm_keep(const ks_gemm_job &job, const ks_gemm_tile &tile,
+                                             int first,
+                                             const float (&sum)[BLOCKS][COLUMNS / 8][4])
+{
+    const int64_t wide = (int64_t)job.phases * job.columns;
+    float *place = job.partial + tile.part * job.tokens * wide + tile.phase * job.columns;
+#pragma unroll
+    for (int g = 0; g < COLUMNS / 32; g++) {
+        const int column = tile.column + g * 32;
+        if (column >= job.columns)
+            return;
+#pragma unroll
+        for (int r = 0; r < 2 * BLOCKS; r++) {
+            const int token = ks_gemm_token(first, r);
+            if (token >= job.tokens)
+                continue;
+            float4 *to = reinterpret_cast<float4 *>(place + token * wide + column +
+                                                    (int)threadIdx.x % 4 * 8);
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                to[h] = make_float4(sum[r / 2][g * 4 + h * 2][r % 2 * 2],
+                                    sum[r / 2][g * 4 + h * 2][r % 2 * 2 + 1],
+                                    sum[r / 2][g * 4 + h * 2 + 1][r % 2 * 2],
+                                    sum[r / 2][g * 4 + h * 2 + 1][r % 2 * 2 + 1]);
         }
     }
 }
@@ -262,27 +424,31 @@ __device__ __forceinline__ void ks_gemm_sum(float (&sum)[PLAN::BLOCKS][PLAN::COL
 }
 
 /* Warpgroup `group` of those that multiply. */
-template <class T, class PLAN, bool GATED>
+template <class T, class PLAN, int KIND>
 __device__ __forceinline__ void ks_gemm_consume(const ks_gemm_job &job, int group,
                                                 ks_gemm_barriers *barriers,
                                                 const unsigned char *tiles)
 {
-    const int all = job.down * job.across, blocks = (int)gridDim.x, thread = (int)threadIdx.x % 128;
-    int tile = (int)blockIdx.x + group * blocks;
+    const int all = job.parts * job.down * job.across * job.phases;
+    const int blocks = (int)gridDim.x, thread = (int)threadIdx.x % 128;
+    int i = (int)blockIdx.x + group * blocks;
     if (group == 1) /* group 0 begins */
         ks_threads_arrive(KS_GEMM_TURN, KS_GEMM_USERS);
-    for (int turn = group; tile < all; turn += 2, tile += 2 * blocks) {
-        const int2 origin = ks_gemm_origin<PLAN>(job, tile);
-        const int first = origin.x + thread / 32 * 16 + thread % 32 / 4;
+    for (int turn = group; i < all; turn += 2, i += 2 * blocks) {
+        const ks_gemm_tile tile = ks_gemm_tile_of<PLAN>(job, i);
+        const int first = tile.token + thread / 32 * 16 + thread % 32 / 4;
         float sum[PLAN::BLOCKS][PLAN::COLUMNS / 8][4];
-        ks_gemm_sum<T, PLAN>(sum, job, group, turn, tile + blocks >= all, barriers, tiles);
-        ks_gemm_finish<T, PLAN::BLOCKS, PLAN::COLUMNS, GATED>(job, origin, first, sum);
+        ks_gemm_sum<T, PLAN>(sum, job, group, turn, i + blocks >= all, barriers, tiles);
+        if (KIND != KS_GEMM_GATED && job.parts > 1)
+            ks_gemm_keep<PLAN::BLOCKS, PLAN::COLUMNS>(job, tile, first, sum);
+        else
+            ks_gemm_finish<T, PLAN::BLOCKS, PLAN::COLUMNS, KIND>(job, tile, first, sum);
     }
 }
 
 #endif
 
-template <class T, class PLAN, bool GATED>
+template <class T, class PLAN, int KIND>
 __global__ void __launch_bounds__(KS_GEMM_BOUND, 1)
     ks_gemm_hopper(const __grid_constant__ ks_gemm_job job)
 {
@@ -301,12 +467,51 @@ __global__ void __launch_bounds__(KS_GEMM_BOUND, 1)
     if (threadIdx.x < 128) {
         ks_registers_lower<24>();
         if (threadIdx.x == 0)
-            ks_gemm_produce<PLAN>(job, barriers, tiles);
+            ks_gemm_produce<PLAN, std::conditional_t<KIND == KS_GEMM_WINDOWS, ks_gemm_taps,
+                                                     ks_gemm_columns>>(job, barriers, tiles);
     } else {
         ks_registers_raise<240>();
-        ks_gemm_consume<T, PLAN, GATED>(job, (int)threadIdx.x / 128 - 1, barriers, tiles);
+        ks_gemm_consume<T, PLAN, KIND>(job, (int)threadIdx.x / 128 - 1, barriers, tiles);
     }
 #endif
+}
+
+/* y from the parts' sums, in their order: a thread for 8 outputs of a pixel. */
+template <class T> __global__ void ks_gemm_join(const __grid_constant__ ks_gemm_job job)
+{
+    const int wide = job.phases * job.columns, units = wide / 8;
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (int64_t)job.tokens * units)
+        return;
+    const int token = (int)(i / units), place = (int)(i - (int64_t)token * units) * 8;
+    const int phase = place / job.columns, output = place - phase * job.columns;
+    const int pixel = ks_gemm_pixel(job, token, phase);
+    float value[8], more[8], bias[8] = {}, sums[8] = {};
+    const float *from = job.partial + i * 8;
+    ks_gemm_vector(value, from, from + 4);
+    for (int part = 1; part < job.parts; part++) {
+        from += (int64_t)job.tokens * wide;
+        ks_gemm_vector(more, from, from + 4);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            value[k] += more[k];
+    }
+    const float2 moments = job.moments ? job.moments[token] : make_float2(0.0f, 1.0f);
+    if (job.bias)
+        ks_gemm_vector(bias, job.bias + output, job.bias + output + 4);
+    if (job.sums)
+        ks_gemm_vector(sums, job.sums + output, job.sums + output + 4);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        value[k] = fmaf(fmaf(-moments.x, sums[k], value[k]), moments.y, bias[k]);
+    if (job.row_bias)
+        ks_gemm_add<T>(value, ks_gemm_eight<T>(job.row_bias, token / job.windows.pixels *
+                                                                     job.row_bias_stride +
+                                                                 output));
+    uint4 residual = {};
+    if (job.residual)
+        residual = ks_gemm_eight<T>(job.residual, pixel * job.residual_stride + output);
+    ks_gemm_write<T>(job, pixel, output, value, residual);
 }
 
 #endif

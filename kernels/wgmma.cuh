@@ -13,17 +13,30 @@
 
 #include "mma.cuh"
 
+/* A function of the driver by its name; NULL where it has none. */
+inline void *ks_driver_function(const char *name)
+{
+    void *function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    if (cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found) !=
+        cudaSuccess)
+        function = nullptr;
+    return function;
+}
+
 /* The driver's cuTensorMapEncodeTiled; NULL where it has none. */
 inline decltype(&cuTensorMapEncodeTiled) ks_map_encoder()
 {
-    static const auto encoder = [] {
-        void *function = nullptr;
-        cudaDriverEntryPointQueryResult found;
-        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                             cudaEnableDefault, &found) != cudaSuccess)
-            function = nullptr;
-        return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-    }();
+    static const auto encoder = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(
+        ks_driver_function("cuTensorMapEncodeTiled"));
+    return encoder;
+}
+
+/* The same of cuTensorMapEncodeIm2col. */
+inline decltype(&cuTensorMapEncodeIm2col) ks_patch_map_encoder()
+{
+    static const auto encoder = reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(
+        ks_driver_function("cuTensorMapEncodeIm2col"));
     return encoder;
 }
 
@@ -136,6 +149,21 @@ __device__ __forceinline__ void ks_matrix_load(void *to, const CUtensorMap *map,
                  "[%0], [%1, {%3, %4}], [%2];" ::"r"(ks_shared_address(to)),
                  "l"(map), "r"(ks_shared_address(barrier)), "r"(column), "r"(row)
                  : "memory");
+}
+
+/* Channels of pixels in a row, of an im2col map of pictures [image][y][x][channel], to shared
+ * memory; counted by the barrier. channel, x, y, image: of the first pixel; right, down: where
+ * in each pixel's window. */
+__device__ __forceinline__ void ks_patch_load(void *to, const CUtensorMap *map, uint64_t *barrier,
+                                              int channel, int x, int y, int image, int right,
+                                              int down)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(ks_shared_address(to)),
+        "l"(map), "r"(ks_shared_address(barrier)), "r"(channel), "r"(x), "r"(y), "r"(image),
+        "h"((uint16_t)right), "h"((uint16_t)down)
+        : "memory");
 }
 
 /* A box from shared memory; what lies outside the tensor is not written. */

@@ -43,7 +43,12 @@ typedef struct ks_ops ks_ops;
 typedef struct ks_weight ks_weight; /* a parameter tensor in the backend's own form */
 
 /* Which operation a weight is made for: a backend may keep it in an order of its own. */
-typedef enum ks_weight_use { KS_USE_CONV, KS_USE_LINEAR, KS_USE_GEGLU } ks_weight_use;
+typedef enum ks_weight_use {
+    KS_USE_CONV,
+    KS_USE_UPSAMPLE, /* a convolution that upsamples x first */
+    KS_USE_LINEAR,
+    KS_USE_GEGLU
+} ks_weight_use;
 
 typedef enum ks_activation {
     KS_ACT_NONE,

@@ -49,10 +49,10 @@ static void load_stage(ks_unet *u, ks_loader *l, ks_unet_layer *layer)
         load_resblock(u, l, layer, 1, ks_join(base.text, "%d.", module++).text);
     if (s->conv_in)
         layer->conv = ks_load_conv(l, ks_join(base.text, "%d", module).text, s->in, s->out, 3);
-    else if (s->down || s->up)
-        layer->conv =
-            ks_load_conv(l, ks_join(base.text, "%d.%s", module, s->down ? "op" : "conv").text,
-                         s->out, s->out, 3);
+    else if (s->down)
+        layer->conv = ks_load_conv(l, ks_join(base.text, "%d.op", module).text, s->out, s->out, 3);
+    else if (s->up)
+        layer->conv = ks_load_upsample(l, ks_join(base.text, "%d.conv", module).text, s->out);
 }
 
 /* All residual blocks' projections of the time embedding as one linear. */

@@ -25,7 +25,7 @@ static void load_level(ks_vae *v, ks_loader *l, const char *decoder, int level)
         ks_resblock_load(&up->block[b], l, ks_join(decoder, "up.%d.block.%d.", level, b).text,
                          &res_names, b ? out : in, out, norm_eps);
     if (level > 0)
-        up->up = ks_load_conv(l, ks_join(decoder, "up.%d.upsample.conv", level).text, out, out, 3);
+        up->up = ks_load_upsample(l, ks_join(decoder, "up.%d.upsample.conv", level).text, out);
 }
 
 int ks_vae_load(ks_vae *v, ks_loader *l, const ks_vae_config *config)

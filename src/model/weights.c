@@ -144,14 +144,25 @@ ks_weight *ks_load_linear(ks_loader *l, const char *module, int in, int out, boo
     return ks_load_fused(l, 1, &name, in, &out, bias);
 }
 
-ks_weight *ks_load_conv(ks_loader *l, const char *module, int in, int out, int k)
+static ks_weight *load_conv(ks_loader *l, ks_weight_use use, const char *module, int in, int out,
+                            int k)
 {
     ks_view w, bias;
     const int64_t shape[4] = {out, in, k, k};
     if (!get(l, ks_join(module, ".weight").text, 4, shape, &w) ||
         !get(l, ks_join(module, ".bias").text, 1, shape, &bias))
         return NULL;
-    return keep(l, module, l->ops->weight(l->ops, KS_USE_CONV, 1, &w, &bias, l->err));
+    return keep(l, module, l->ops->weight(l->ops, use, 1, &w, &bias, l->err));
+}
+
+ks_weight *ks_load_conv(ks_loader *l, const char *module, int in, int out, int k)
+{
+    return load_conv(l, KS_USE_CONV, module, in, out, k);
+}
+
+ks_weight *ks_load_upsample(ks_loader *l, const char *module, int channels)
+{
+    return load_conv(l, KS_USE_UPSAMPLE, module, channels, channels, 3);
 }
 
 ks_weight *ks_load_norm(ks_loader *l, const char *module, int c)

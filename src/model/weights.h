@@ -47,6 +47,8 @@ ks_weight *ks_load_geglu(ks_loader *l, const char *module, int in, int out);
 
 /* <module>.weight [out, in, k, k] and <module>.bias [out]. */
 ks_weight *ks_load_conv(ks_loader *l, const char *module, int in, int out, int k);
+/* One of 3 x 3 that upsamples its input first. */
+ks_weight *ks_load_upsample(ks_loader *l, const char *module, int channels);
 
 /* Scale and shift, <module>.weight [c] and <module>.bias [c]. */
 ks_weight *ks_load_norm(ks_loader *l, const char *module, int c);

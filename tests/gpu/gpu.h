@@ -95,6 +95,28 @@ static const op_case op_cases[] = {
     {"odd", CONV, 3, 12, 12, 64, 64, 3, 0, WIDER | ROW_BIAS | RESIDUAL, KS_ACT_NONE},
     {"odd", CONV, 3, 12, 12, 64, 64, 3, 0, ODDER | RESIDUAL | IN_PLACE, KS_ACT_NONE},
     {"odd", CONV, 3, 12, 11, 40, 24, 1, 0, RESIDUAL | NO_BIAS, KS_ACT_NONE},
+    /* channels that fill no whole stage or tile, lines and columns of pixels, 1 to 17 rows */
+    {"odd", CONV, 3, 7, 5, 72, 96, 3, 0, ROW_BIAS | RESIDUAL, KS_ACT_NONE},
+    {"odd", CONV, 17, 9, 11, 64, 96, 3, 0, ROW_BIAS | RESIDUAL | IN_PLACE, KS_ACT_NONE},
+    {"odd", CONV, 1, 1, 1, 128, 64, 3, 0, RESIDUAL, KS_ACT_NONE},
+    {"odd", CONV, 5, 1, 37, 136, 32, 3, 0, STRIDE2 | RESIDUAL, KS_ACT_NONE},
+    {"odd", CONV, 2, 41, 1, 64, 224, 3, 0, NO_BIAS | ROW_BIAS, KS_ACT_NONE},
+    {"odd", CONV, 7, 13, 22, 200, 160, 3, 0, STRIDE2 | ROW_BIAS, KS_ACT_NONE},
+    {"odd", CONV, 3, 9, 6, 96, 64, 3, 0, UPSAMPLE | ODD_SIZE | RESIDUAL, KS_ACT_NONE},
+    {"odd", CONV, 3, 5, 7, 96, 64, 3, 0, UPSAMPLE | WIDER | ROW_BIAS | RESIDUAL, KS_ACT_NONE},
+    {"odd", CONV, 11, 1, 13, 72, 288, 3, 0, UPSAMPLE | RESIDUAL | IN_PLACE, KS_ACT_NONE},
+    {"sdxl", CONV, 1, 64, 64, 640, 640, 3, 0, UPSAMPLE, KS_ACT_NONE},
+    {"vae", CONV, 1, 64, 64, 512, 512, 3, 0, UPSAMPLE, KS_ACT_NONE},
+    {"odd", CONV, 3, 9, 7, 72, 64, 3, 0, STRIDE2 | WIDER | ROW_BIAS | RESIDUAL, KS_ACT_NONE},
+    {"odd", CONV, 3, 9, 7, 72, 64, 3, 0, ODDER | ROW_BIAS | RESIDUAL, KS_ACT_NONE},
+    /* so few pixels that the terms are cut into parts */
+    {"sd15", CONV, 2, 8, 8, 2560, 1280, 3, 0, ROW_BIAS, KS_ACT_NONE},
+    {"odd", CONV, 1, 5, 7, 1280, 96, 3, 0, ROW_BIAS | RESIDUAL | IN_PLACE, KS_ACT_NONE},
+    {"odd", CONV, 2, 7, 5, 640, 320, 3, 0, STRIDE2 | WIDER | RESIDUAL, KS_ACT_NONE},
+    {"vae", CONV, 1, 64, 64, 512, 512, 3, 0, RESIDUAL, KS_ACT_NONE},
+    {"vae", CONV, 1, 256, 256, 256, 128, 3, 0, 0, KS_ACT_NONE},
+    {"sd15", LINEAR, 2, 8, 8, 5120, 1280, 0, 0, RESIDUAL | IN_PLACE, KS_ACT_NONE},
+    {"odd", LINEAR, 1, 5, 7, 5120, 96, 0, 0, NORMED | RESIDUAL, KS_ACT_NONE},
     {"sdxl", LINEAR, 2, 64, 64, 640, 1920, 0, 0, NO_BIAS, KS_ACT_NONE},
     {"sdxl", LINEAR, 2, 64, 64, 640, 640, 0, 0, RESIDUAL | IN_PLACE, KS_ACT_NONE},
     {"sdxl", LINEAR, 2, 64, 64, 2560, 640, 0, 0, RESIDUAL | IN_PLACE, KS_ACT_NONE},
@@ -356,7 +378,11 @@ static inline operands new_operands(ks_ops *ops, const op_case *t, int n)
     bool unary = t->what == GROUP_NORM || t->what == LAYER_NORM || t->what == ACTIVATE;
     o.y = unary && has(t, IN_PLACE) ? o.x : new_act(&o, n, oh, ow, t->out);
     if (t->what == CONV || t->what == LINEAR)
-        o.w = new_weight(ops, t->what == CONV ? KS_USE_CONV : KS_USE_LINEAR, t->out, t->in,
+        o.w = new_weight(ops,
+                         t->what == LINEAR   ? KS_USE_LINEAR
+                         : has(t, UPSAMPLE) ? KS_USE_UPSAMPLE
+                                            : KS_USE_CONV,
+                         t->out, t->in,
                          t->extra, !has(t, NO_BIAS));
     else if (t->what == GEGLU)
         o.w = new_weight(ops, KS_USE_GEGLU, 2 * t->out, t->in, 0, true);
@@ -462,6 +488,8 @@ static inline const char *engine_text(ks_ops *ops, const op_case *t)
 {
     static const char *const engines[] = {"fused", "cudnn", "columns", "own"};
     const ks_cuda *c = ks_cuda_of(ops);
+    if (t->what == CONV && ks_cuda_gemm_fits_conv(c->type, t->extra, t->extra, t->in, t->out))
+        return "gemm";
     if (t->what == CONV && c->convs > 0)
         return engines[c->conv[c->convs - 1]->engine];
     if ((t->what == LINEAR || t->what == GEGLU) &&

@@ -1,12 +1,14 @@
-/* Convolutions. A shape's engine is the first of these that can do it and keeps rows' bits: cuDNN
- * with bias and residual in its epilogue, cuDNN alone, patches gathered for a linear layer, the own
- * kernel. cuDNN's algorithm is always the implicit GEMM; some of its kernels split sums over the
+/* Convolutions. In half precision on Hopper those of 3 x 3 are made by the own product
+ * (kernels/gemm.h). Else a shape's engine is the first of these that can do it and keeps rows' bits:
+ * cuDNN with bias and residual in its epilogue, cuDNN alone, patches gathered for a linear layer, the
+ * own direct kernel. cuDNN's algorithm is always the implicit GEMM; some of its kernels split sums over the
  * whole batch, which is what the trial finds out. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
 #include "kernels/elementwise.h"
+#include "kernels/gemm.h"
 #include "kernels/product.h"
 
 static const ks_act absent = {0};
@@ -373,6 +375,49 @@ static ks_cuda_conv_plan *plan_for(ks_cuda *c, convolution *g, ks_act y, ks_act 
     return c->failed ? NULL : g->plan;
 }
 
+/* --- the own product --- */
+
+/* x where the own product can read it; upsampled, unless the product does that itself. */
+static ks_act readable(ks_cuda *c, const convolution *g, ks_act x, bool upsample)
+{
+    if (upsample)
+        return prepared(c, g, x);
+    ks_act from = ks_cuda_aligned(c, x);
+    ks_cuda_copy(c, from, x);
+    return from;
+}
+
+/* Whether the product reads x as it is and sees it upsampled. */
+static bool in_phases(const convolution *g, ks_act y, ks_act x)
+{
+    return g->window.upsample && g->w->phases && g->window.pad == 1 && g->window.stride == 1 &&
+           y.h == 2 * x.h && y.w == 2 * x.w;
+}
+
+/* A packed weight's convolution; what cannot be read or written where it lies passes through
+ * scratch. */
+static void multiply_packed(ks_cuda *c, const convolution *g, ks_act y, ks_act x)
+{
+    const ks_conv *how = &g->how;
+    ks_cuda_window window = g->window;
+    window.upsample = in_phases(g, y, x);
+    size_t mark = ks_cuda_mark(&c->ops);
+    ks_act to = ks_cuda_aligned(c, y);
+    ks_act from = readable(c, g, x, g->window.upsample && !window.upsample);
+    const ks_cuda_gemm_epilogue after = {.bias = g->w->bias,
+                                         .row_bias = ks_cuda_aligned(c, how->row_bias),
+                                         .residual = ks_cuda_aligned(c, how->residual)};
+    const size_t parts = ks_cuda_gemm_conv_workspace(to, &window, g->w->in);
+    void *workspace = parts ? ks_cuda_take(c, parts) : NULL;
+    if (ks_cuda_copy(c, after.row_bias, how->row_bias) &&
+        ks_cuda_copy(c, after.residual, how->residual) &&
+        KS_CUDA_CALL(c, ks_cuda_gemm_conv(c->stream, c->type, to, from,
+                                          window.upsample ? g->w->phases : g->w->data, &window,
+                                          &after, workspace)))
+        ks_cuda_copy(c, y, to);
+    ks_cuda_unwind(&c->ops, mark);
+}
+
 /* --- operations --- */
 
 void ks_cuda_conv(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, const ks_conv *how)
@@ -381,7 +426,9 @@ void ks_cuda_conv(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, const ks_
     if (!ks_cuda_runs(c, conv_fits(y, x, w, how), "conv", y, x))
         return;
     convolution g = {.w = w, .how = *how, .window = window_of(y, x, w, how)};
-    if (plan_for(c, &g, y, x) && !run(c, &g, y, x, how->row_bias, how->residual))
+    if (w->packed)
+        multiply_packed(c, &g, y, x);
+    else if (plan_for(c, &g, y, x) && !run(c, &g, y, x, how->row_bias, how->residual))
         ks_cuda_fail(c, "GPU %d: a convolution from [%d, %d, %d, %d] to %d channels was refused",
                      c->device, x.n, x.h, x.w, x.c, y.c);
 }
@@ -390,7 +437,7 @@ bool ks_cuda_conv_by(ks_ops *ops, ks_cuda_conv_engine engine, ks_act y, ks_act x
                      const ks_weight *w, const ks_conv *how)
 {
     ks_cuda *c = ks_cuda_of(ops);
-    if (!ks_cuda_runs(c, conv_fits(y, x, w, how), "conv", y, x))
+    if (!ks_cuda_runs(c, !w->packed && conv_fits(y, x, w, how), "conv", y, x))
         return false;
     convolution g = {.w = w, .how = *how, .window = window_of(y, x, w, how)};
     int64_t key[KS_CUDA_CONV_KEY];

@@ -16,13 +16,15 @@
 /* A parameter. Linear or convolution: data [out][kh][kw][in] in the compute type, bias [out] in
  * float32, and in the compute type for the libraries' epilogues; or no bias. Norm: float32 data
  * gamma and bias beta, [out] each. Table: data, `out` rows of `in`, in the compute type.
- * packed: data lies as ks_cuda_gemm_pack leaves it, for kernels/gemm.h alone. sums: for a
+ * packed: data lies as ks_cuda_gemm_pack leaves it, for kernels/gemm.h alone, as the layer's shape and
+ * the device decide. sums: for a
  * weight that has absorbed a layer norm, what ks_cuda_gemm_fold gives, [out] in float32. */
 struct ks_weight {
     bool packed, gated; /* gated: GEGLU's */
     float eps;          /* of the absorbed norm */
     float *sums;        /* of the absorbed norm, else NULL */
     void *data;
+    void *phases; /* of a packed KS_USE_UPSAMPLE: ks_cuda_gemm_sum_phases, packed; else NULL */
     float *bias;
     void *bias_typed;
     int out, in, kh, kw;
@@ -239,10 +241,14 @@ void ks_cuda_geglu(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w);
  * a failure is kept. */
 bool ks_cuda_product(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, bool bias,
                      ks_act residual);
+/* a where it lies on 16-byte boundaries, else dense scratch of its shape, for what the own product
+ * reads and writes; and to = from unless they are the same. false: a failure is kept. */
+ks_act ks_cuda_aligned(ks_cuda *c, ks_act a);
+bool ks_cuda_copy(ks_cuda *c, ks_act to, ks_act from);
 void ks_cuda_linear_plans_free(ks_cuda *c);
 
 void ks_cuda_conv(ks_ops *ops, ks_act y, ks_act x, const ks_weight *w, const ks_conv *how);
-/* The same by one engine, for measurements. false: that engine cannot do it. */
+/* The same by one engine, for measurements; w is not packed. false: that engine cannot do it. */
 bool ks_cuda_conv_by(ks_ops *ops, ks_cuda_conv_engine engine, ks_act y, ks_act x,
                      const ks_weight *w, const ks_conv *how);
 void ks_cuda_conv_plans_free(ks_cuda *c);

@@ -241,17 +241,17 @@ static ks_cuda_linear_plan *plan_for(ks_cuda *c, ks_act y, ks_act x, const ks_we
 
 /* --- operations --- */
 
-/* a where it lies on 16-byte boundaries, else dense scratch of its shape. */
-static ks_act aligned(ks_cuda *c, ks_act a)
+ks_act ks_cuda_aligned(ks_cuda *c, ks_act a)
 {
     return !a.data || alignment(c, a) == ALIGNED ? a : ks_cuda_act(&c->ops, a.n, a.h, a.w, a.c);
 }
 
-static bool copy(ks_cuda *c, ks_act to, ks_act from)
+bool ks_cuda_copy(ks_cuda *c, ks_act to, ks_act from)
 {
-    return to.data == from.data || KS_CUDA_CALL(c, ks_cuda_finish(c->stream, c->type, to, from,
-                                                                  NULL, absent, KS_ACT_NONE,
-                                                                  absent));
+    return !c->failed &&
+           (to.data == from.data ||
+            KS_CUDA_CALL(c, ks_cuda_finish(c->stream, c->type, to, from, NULL, absent, KS_ACT_NONE,
+                                           absent)));
 }
 
 /* Each token's mean and deviation for an absorbed norm; NULL after a failure. */
@@ -267,16 +267,20 @@ static const float *moments_of(ks_cuda *c, ks_act x, float eps)
 static bool multiply_packed(ks_cuda *c, ks_act y, ks_act x, const ks_weight *w, ks_act residual)
 {
     size_t mark = ks_cuda_mark(&c->ops);
-    ks_act to = aligned(c, y), from = aligned(c, x);
-    ks_cuda_gemm_epilogue after = {
-        .gated = w->gated, .bias = w->bias, .sums = w->sums, .residual = aligned(c, residual)};
-    bool good = !c->failed && copy(c, from, x) &&
-                (!residual.data || copy(c, after.residual, residual));
+    ks_act to = ks_cuda_aligned(c, y), from = ks_cuda_aligned(c, x);
+    ks_cuda_gemm_epilogue after = {.gated = w->gated,
+                                   .bias = w->bias,
+                                   .sums = w->sums,
+                                   .residual = ks_cuda_aligned(c, residual)};
+    const size_t parts = ks_cuda_gemm_workspace(to, w->in, w->gated);
+    void *workspace = parts ? ks_cuda_take(c, parts) : NULL;
+    bool good = ks_cuda_copy(c, from, x) && ks_cuda_copy(c, after.residual, residual);
     if (good && w->sums)
         after.moments = moments_of(c, from, w->eps);
     good = good && !c->failed &&
-           KS_CUDA_CALL(c, ks_cuda_gemm(c->stream, c->type, to, from, w->data, &after)) &&
-           copy(c, y, to);
+           KS_CUDA_CALL(c, ks_cuda_gemm(c->stream, c->type, to, from, w->data, &after,
+                                        workspace)) &&
+           ks_cuda_copy(c, y, to);
     ks_cuda_unwind(&c->ops, mark);
     return good;
 }

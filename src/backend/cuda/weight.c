@@ -54,21 +54,45 @@ static ks_weight *finished(ks_cuda *c, ks_weight *w, ks_error *err)
     return NULL;
 }
 
-/* Puts a linear layer's outputs in the order of the own product, where that makes the layer. */
+/* Whether the own product makes the layer. */
+static bool own_product(const ks_cuda *c, const ks_weight *w, ks_weight_use use)
+{
+    const bool conv = use == KS_USE_CONV || use == KS_USE_UPSAMPLE;
+    return conv ? ks_cuda_gemm_fits_conv(c->type, w->kh, w->kw, w->in, w->out)
+                : w->kh * w->kw == 1 && ks_cuda_gemm_fits(c->type, w->in, w->out);
+}
+
+/* Makes the phases of an upsampling convolution from its plain weight. */
+static void pack_phases(ks_cuda *c, ks_weight *w, const void *plain)
+{
+    ks_error err = KS_ERROR_NONE;
+    const size_t bytes = (size_t)w->out * (size_t)w->in * 16 * ks_cuda_element(c);
+    void *sums = ks_cuda_take(c, bytes);
+    w->phases = sums ? ks_cuda_alloc(&c->ops, bytes, &err) : NULL;
+    if (sums && !w->phases)
+        ks_cuda_fail(c, "%s", err.text);
+    if (w->phases && KS_CUDA_CALL(c, ks_cuda_gemm_sum_phases(c->stream, c->type, sums, plain, w->out,
+                                                             w->in)))
+        KS_CUDA_CALL(c, ks_cuda_gemm_pack(c->stream, w->phases, sums, 4 * w->out, 4 * w->in, false));
+}
+
+/* Puts a layer's outputs in the order of the own product, where that makes the layer. */
 static void pack_outputs(ks_cuda *c, ks_weight *w, ks_weight_use use)
 {
-    if (use == KS_USE_CONV || c->failed || w->kh * w->kw != 1 ||
-        !ks_cuda_gemm_fits(c->type, w->in, w->out))
+    if (c->failed || !own_product(c, w, use))
         return;
     size_t mark = ks_cuda_mark(&c->ops);
-    size_t bytes = (size_t)w->out * (size_t)w->in * ks_cuda_element(c);
+    const int terms = w->in * w->kh * w->kw;
+    size_t bytes = (size_t)w->out * (size_t)terms * ks_cuda_element(c);
     void *plain = ks_cuda_take(c, bytes);
     w->gated = use == KS_USE_GEGLU;
     w->packed = plain &&
                 KS_CUDA_CALL(c, cudaMemcpyAsync(plain, w->data, bytes, cudaMemcpyDeviceToDevice,
                                                 c->stream)) &&
-                KS_CUDA_CALL(c, ks_cuda_gemm_pack(c->stream, w->data, plain, w->out, w->in,
+                KS_CUDA_CALL(c, ks_cuda_gemm_pack(c->stream, w->data, plain, w->out, terms,
                                                   w->gated));
+    if (w->packed && use == KS_USE_UPSAMPLE)
+        pack_phases(c, w, plain);
     ks_cuda_unwind(&c->ops, mark);
 }
 
@@ -124,7 +148,7 @@ bool ks_cuda_absorb_norm(ks_ops *ops, ks_weight *w, const ks_weight *norm, float
 {
     ks_cuda *c = ks_cuda_of(ops);
     ks_error err;
-    if (c->failed || !w->packed || w->sums || norm->out != w->in)
+    if (c->failed || !w->packed || w->sums || w->kh * w->kw != 1 || norm->out != w->in)
         return false;
     if (!w->bias)
         w->bias = ks_cuda_alloc(ops, (size_t)w->out * sizeof(float), &err);
@@ -161,6 +185,7 @@ void ks_cuda_weight_free(ks_ops *ops, ks_weight *w)
         return;
     ks_cuda_graphs_free(ks_cuda_of(ops));
     ks_cuda_release(ops, w->data);
+    ks_cuda_release(ops, w->phases);
     ks_cuda_release(ops, w->bias);
     ks_cuda_release(ops, w->bias_typed);
     ks_cuda_release(ops, w->sums);
