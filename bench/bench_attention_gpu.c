@@ -1,21 +1,25 @@
 /* The attention of SDXL at 1024 x 1024 and SD 1.5 at 512 x 512 on a GPU, on random numbers, and
  * what all of a UNet call's come to.
- *   bench_attention_gpu [PRECISION [ROWS...]]     fp16, 16 2
+ *   bench_attention_gpu [--kernels] [PRECISION [ROWS...]]     fp16, 16 2
+ * --kernels: self-attention alone, by each kernel that can; ends with an error where a result is not
+ * the chosen one's.
  *
  * Self-attention reads thirds of one tensor, as the networks do; cross-attention 77 keys of two
  * conditionings in turn. A time is the median of RUNS replays of a graph of CALLS calls, each on
  * other memory than the last, so that nothing is in the cache but what a call itself put there.
  * TB/s counts q and y once, and k and v once a row. */
 #include <cuda_runtime_api.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/attention.h"
+#include "kernels/elementwise.h"
 #include "kernels/parameters.h"
 #include "gpu_bench.h"
 
-enum { RUNS = 15, CALLS = 8, SETS = 2, CONDITIONINGS = 2, PROMPT = 77 };
+enum { RUNS = 15, CALLS = 8, SETS = 2, CONDITIONINGS = 2, PROMPT = 77, CHOSEN = -1 };
 
 typedef struct shape {
     const char *model;
@@ -83,19 +87,26 @@ static operands new_operands(const shape *s, ks_dtype type, int rows, uint32_t s
     return o;
 }
 
-/* A graph of CALLS calls. kv_row: device [rows]. */
+/* One call, by one of the kernels or the CHOSEN one; a cudaError_t. kv_row: device [rows]. */
+static int attend(const shape *s, ks_dtype type, const operands *o, const int32_t *kv_row,
+                  int kernel, cudaStream_t stream)
+{
+    const char *name;
+    if (kernel != CHOSEN)
+        return ks_cuda_attention_by(kernel, &name, stream, type, o->y, o->q, o->k, o->v, s->heads);
+    return ks_cuda_attention(stream, type, o->y, o->q, o->k, o->v, s->heads, false,
+                             s->cross ? kv_row : NULL, NULL, NULL, 0);
+}
+
+/* A graph of CALLS calls. */
 static cudaGraphExec_t calls_of(const shape *s, ks_dtype type, const operands *o,
-                                const int32_t *kv_row, cudaStream_t stream)
+                                const int32_t *kv_row, int kernel, cudaStream_t stream)
 {
     cudaGraph_t graph;
     cudaGraphExec_t calls;
     must((int)cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
-    for (int i = 0; i < CALLS; i++) {
-        const operands *p = &o[i % SETS];
-        must(ks_cuda_attention(stream, type, p->y, p->q, p->k, p->v, s->heads, false,
-                               s->cross ? kv_row : NULL, NULL, NULL, 0),
-             "attention");
-    }
+    for (int i = 0; i < CALLS; i++)
+        must(attend(s, type, &o[i % SETS], kv_row, kernel, stream), "attention");
     must((int)cudaStreamEndCapture(stream, &graph), "graph");
     must((int)cudaGraphInstantiate(&calls, graph, 0), "graph");
     must((int)cudaGraphDestroy(graph), "graph");
@@ -103,7 +114,8 @@ static cudaGraphExec_t calls_of(const shape *s, ks_dtype type, const operands *o
 }
 
 /* Milliseconds a call. */
-static double time_of(const shape *s, ks_dtype type, const operands *o, const int32_t *kv_row)
+static double time_of(const shape *s, ks_dtype type, const operands *o, const int32_t *kv_row,
+                      int kernel)
 {
     float ms[RUNS];
     cudaEvent_t begin, end;
@@ -112,7 +124,7 @@ static double time_of(const shape *s, ks_dtype type, const operands *o, const in
     must((int)cudaStreamCreate(&stream), "stream");
     must((int)cudaEventCreate(&begin), "event");
     must((int)cudaEventCreate(&end), "event");
-    cudaGraphExec_t calls = calls_of(s, type, o, kv_row, stream);
+    cudaGraphExec_t calls = calls_of(s, type, o, kv_row, kernel, stream);
     for (int run = -2; run < RUNS; run++) {
         must((int)cudaEventRecord(begin, stream), "event");
         must((int)cudaGraphLaunch(calls, stream), "graph");
@@ -128,6 +140,71 @@ static double time_of(const shape *s, ks_dtype type, const operands *o, const in
     return (double)median_of(ms, RUNS) / CALLS;
 }
 
+/* The result of one call as float32; free() it. */
+static float *result_of(const shape *s, ks_dtype type, const operands *o, int kernel)
+{
+    const size_t count = (size_t)o->y.n * (size_t)s->tokens * (size_t)o->y.c;
+    float *host = malloc(count * sizeof *host), *device;
+    must(host ? (int)cudaSuccess : (int)cudaErrorMemoryAllocation, "memory");
+    must((int)cudaMalloc((void **)&device, count * sizeof *device), "memory");
+    must((int)cudaMemset(o->y.data, 0xff, count * 2), "memory");
+    must(attend(s, type, o, NULL, kernel, NULL), "attention");
+    must(ks_cuda_to_floats(NULL, type, device, o->y), "floats");
+    must((int)cudaMemcpy(host, device, count * sizeof *host, cudaMemcpyDeviceToHost), "copy");
+    must((int)cudaFree(device), "cudaFree");
+    return host;
+}
+
+/* Relative L2 distance of a kernel's result from the right one. */
+static double kernel_error(const shape *s, ks_dtype type, const operands *o, int kernel,
+                       const float *right)
+{
+    const size_t count = (size_t)o->y.n * (size_t)s->tokens * (size_t)o->y.c;
+    double sum = 0, square = 0;
+    float *got = result_of(s, type, o, kernel);
+    for (size_t i = 0; i < count; i++) {
+        const double d = (double)got[i] - (double)right[i];
+        sum += d * d;
+        square += (double)right[i] * (double)right[i];
+    }
+    free(got);
+    return sqrt(sum / square);
+}
+
+static double tflops(const shape *s, int rows, double ms)
+{
+    const int keys = s->cross ? PROMPT : s->tokens;
+    return 4.0 * rows * s->heads * s->width * s->tokens * keys / ms * 1e-9;
+}
+
+/* A shape by each kernel; whether all agree. */
+static bool bench_kernels(const shape *s, ks_dtype type, int rows)
+{
+    bool good = true;
+    operands o[SETS];
+    for (int i = 0; i < SETS; i++)
+        o[i] = new_operands(s, type, rows, 10 * (uint32_t)i);
+    printf("%s %2d x %4d tokens, %2d x %3d\n", s->model, rows, s->tokens, s->heads, s->width);
+    float *right = result_of(s, type, o, CHOSEN);
+    for (int k = 0; k < ks_cuda_attention_kernels(); k++) {
+        const char *name;
+        if (ks_cuda_attention_by(k, &name, NULL, type, o->y, o->q, o->k, o->v, s->heads) ==
+            (int)cudaErrorNotSupported)
+            continue;
+        const double error = kernel_error(s, type, o, k, right);
+        const double ms = time_of(s, type, o, NULL, k);
+        const bool same = error <= (type == KS_F16 ? 0x1p-10 : 0x1p-7);
+        printf("  %-10s %8.4f ms  %5.0f TFLOP/s  off by %.1e%s\n", name, ms, tflops(s, rows, ms),
+               error, same ? "" : "  WRONG");
+        good = good && same;
+    }
+    free(right);
+    for (int i = 0; i < SETS; i++)
+        for (int m = 0; m < 3; m++)
+            must((int)cudaFree(o[i].memory[m]), "cudaFree");
+    return good;
+}
+
 /* Prints a shape's line; milliseconds a call. */
 static double bench_shape(const shape *s, ks_dtype type, int rows, const int32_t *kv_row)
 {
@@ -136,10 +213,10 @@ static double bench_shape(const shape *s, ks_dtype type, int rows, const int32_t
     const double values = (double)rows * s->heads * s->width;
     for (int i = 0; i < SETS; i++)
         o[i] = new_operands(s, type, rows, 10 * (uint32_t)i);
-    const double ms = time_of(s, type, o, kv_row);
+    const double ms = time_of(s, type, o, kv_row, CHOSEN);
     printf("%s %2d x %4d tokens, %4d keys, %2d x %3d  %8.4f ms  %5.0f TFLOP/s  %5.2f TB/s\n",
            s->model, rows, s->tokens, keys, s->heads, s->width, ms,
-           4 * values * s->tokens * keys / ms * 1e-9,
+           tflops(s, rows, ms),
            2 * values * (s->tokens + keys) * (type == KS_F32 ? 4 : 2) / ms * 1e-9);
     for (int i = 0; i < SETS; i++)
         for (int m = 0; m < 3; m++)
@@ -166,18 +243,34 @@ static void bench_rows(ks_dtype type, int rows)
     must((int)cudaFree(kv_row), "cudaFree");
 }
 
+/* Self-attention by each kernel; whether all agree. */
+static bool bench_by(ks_dtype type, int rows)
+{
+    bool good = true;
+    for (int i = 0; i < SHAPES; i++)
+        if (!shapes[i].cross)
+            good = bench_kernels(&shapes[i], type, rows) && good;
+    return good;
+}
+
 int main(int argc, char **argv)
 {
-    const char *precision = argc > 1 ? argv[1] : "fp16";
+    const bool kernels = argc > 1 && strcmp(argv[1], "--kernels") == 0;
+    const int first = kernels ? 2 : 1;
+    const char *precision = argc > first ? argv[first] : "fp16";
     const ks_dtype type = strcmp(precision, "fp32") == 0   ? KS_F32
                           : strcmp(precision, "bf16") == 0 ? KS_BF16
                                                            : KS_F16;
+    static const int usual[] = {16, 2};
+    const int given = argc - first - 1, count = given > 0 ? given : 2;
+    bool good = true;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    for (int i = 2; i < argc; i++)
-        bench_rows(type, atoi(argv[i]));
-    if (argc <= 2) {
-        bench_rows(type, 16);
-        bench_rows(type, 2);
+    for (int i = 0; i < count; i++) {
+        const int rows = given > 0 ? atoi(argv[first + 1 + i]) : usual[i];
+        if (kernels)
+            good = bench_by(type, rows) && good;
+        else
+            bench_rows(type, rows);
     }
-    return EXIT_SUCCESS;
+    return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

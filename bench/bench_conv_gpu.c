@@ -1,11 +1,11 @@
-/* The convolutions of SDXL at 1024 x 1024 and SD 1.5 at 512 x 512 on a GPU, on random numbers: by each
- * of the CUDA backend's engines, by each kernel of the own product, and by the way that the backend
- * takes with that product and without.
+/* The convolutions of SDXL at 1024 x 1024, SD 1.5 at 512 x 512 and the VAE decoder at 1024 x 1024 (one
+ * row) on a GPU, on random numbers: by each of the CUDA backend's engines, by each kernel of the own
+ * product, and by the way that the backend takes with that product and without.
  *   bench_conv_gpu [PRECISION [ROWS...]]     fp16, 16 2
- * A line is the shape, how often a UNet call has it, and ms and TFLOP/s of each; "x 4" is a sum in
- * four parts. Rates count a convolution's nine taps, which an upsampling one has not. Shapes with a
- * row bias are there without one too. Ends with what a call's convolutions
- * come to, and with an error where a result is not the library's. */
+ * A line is the shape, how often a call has it, and ms and TFLOP/s of each; "x 4" is a sum in four
+ * parts. Rates count a convolution's nine taps, which an upsampling one has not. Shapes with a row
+ * bias are there without one too. Ends with what a call's convolutions come to, and with an error
+ * where a result is not the library's. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@ typedef struct shape {
     const char *model;
     int side, in, out, stride;
     bool upsample, row_bias, residual;
-    int count; /* in a UNet call */
+    int count; /* in a call */
 } shape;
 
 static const shape shapes[] = {
@@ -46,7 +46,14 @@ static const shape shapes[] = {
     {"sd15", 16, 1280, 1280, 2, 0, 0, 0, 1},  {"sd15", 16, 1280, 1280, 1, 1, 0, 0, 1},
     {"sd15", 8, 1280, 1280, 1, 0, 1, 0, 4},   {"sd15", 8, 1280, 1280, 1, 0, 0, 1, 7},
     {"sd15", 8, 2560, 1280, 1, 0, 1, 0, 3},   {"sd15", 8, 1280, 1280, 1, 1, 0, 0, 1},
-    {"sd15", 64, 320, 4, 1, 0, 0, 0, 1},
+    {"sd15", 64, 320, 4, 1, 0, 0, 0, 1},      {"vae", 128, 512, 512, 1, 0, 0, 0, 5},
+    {"vae", 128, 512, 512, 1, 0, 0, 1, 5},    {"vae", 128, 512, 512, 1, 1, 0, 0, 1},
+    {"vae", 256, 512, 512, 1, 0, 0, 0, 3},    {"vae", 256, 512, 512, 1, 0, 0, 1, 3},
+    {"vae", 256, 512, 512, 1, 1, 0, 0, 1},    {"vae", 512, 512, 256, 1, 0, 0, 0, 1},
+    {"vae", 512, 256, 256, 1, 0, 0, 0, 2},    {"vae", 512, 256, 256, 1, 0, 0, 1, 3},
+    {"vae", 512, 256, 256, 1, 1, 0, 0, 1},    {"vae", 1024, 256, 128, 1, 0, 0, 0, 1},
+    {"vae", 1024, 128, 128, 1, 0, 0, 0, 2},   {"vae", 1024, 128, 128, 1, 0, 0, 1, 3},
+    {"vae", 1024, 128, 3, 1, 0, 0, 0, 1},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, MOST_PARTS = 16 };
 
@@ -89,6 +96,7 @@ static void make_weights(layer *l)
         l->ops->alloc(l->ops, (size_t)s->out * (size_t)terms * ks_cuda_element(c), &err);
     need(l->plain.data != NULL, &err);
     ks_cuda_random_rows(c->stream, c->type, l->plain.data, s->out, terms, 0, 9);
+    ks_cuda_random_rows(c->stream, c->type, l->w->data, s->out, terms, 0, 9);
     need(!l->w->packed ||
              ks_cuda_gemm_pack(c->stream, l->w->data, l->plain.data, s->out, terms, false) == 0,
          &(ks_error){"the weight was not packed"});
@@ -101,10 +109,33 @@ static void make_weights(layer *l)
          &(ks_error){"the weight's phases were not packed"});
 }
 
+static ks_cuda_window window_of(const layer *l)
+{
+    const bool up = l->s->upsample;
+    return (ks_cuda_window){.kh = 3,
+                            .kw = 3,
+                            .stride = l->how.stride,
+                            .pad = 1,
+                            .height = up ? l->y.h : l->x.h,
+                            .width = up ? l->y.w : l->x.w,
+                            .upsample = up};
+}
+
+/* Memory for the parts' sums of any kernel, as long as they are few. */
+static void *new_workspace(const layer *l)
+{
+    const ks_cuda_window window = window_of(l);
+    size_t most = 0;
+    for (int k = 0; k < ks_cuda_gemm_kernels(); k++) {
+        size_t bytes = ks_cuda_gemm_conv_workspace_by(k, MOST_PARTS, l->y, &window, l->s->in);
+        most = bytes > most ? bytes : most;
+    }
+    return l->y.n * l->y.h * l->y.w <= 4096 ? ks_cuda_take(ks_cuda_of(l->ops), most) : NULL;
+}
+
 static layer new_layer(ks_ops *ops, const shape *s, int rows)
 {
     const int out = s->upsample ? 2 * s->side : s->side / s->stride;
-    const size_t part = (size_t)rows * (size_t)out * (size_t)out * (size_t)s->out * sizeof(float);
     layer l = {.ops = ops, .s = s, .how = {s->stride, 1, s->upsample, {0}, {0}}};
     make_weights(&l);
     l.x = random_act(ops, rows, s->side, s->side, s->in, 1);
@@ -113,8 +144,7 @@ static layer new_layer(ks_ops *ops, const shape *s, int rows)
         l.how.row_bias = random_act(ops, rows, 1, 1, s->out, 3);
     if (s->residual)
         l.how.residual = random_act(ops, rows, out, out, s->out, 4);
-    if (rows * out * out <= 4096)
-        l.workspace = ks_cuda_take(ks_cuda_of(ops), MOST_PARTS * part);
+    l.workspace = new_workspace(&l);
     settle(ops);
     return l;
 }
@@ -131,13 +161,7 @@ static bool run_kernel(const way *how)
     const layer *l = how->layer;
     const ks_cuda *c = ks_cuda_of(l->ops);
     const bool up = l->s->upsample;
-    const ks_cuda_window window = {.kh = 3,
-                                   .kw = 3,
-                                   .stride = l->how.stride,
-                                   .pad = 1,
-                                   .height = up ? l->y.h : l->x.h,
-                                   .width = up ? l->y.w : l->x.w,
-                                   .upsample = up};
+    const ks_cuda_window window = window_of(l);
     const ks_cuda_gemm_epilogue after = {
         .bias = l->w->bias, .row_bias = l->how.row_bias, .residual = l->how.residual};
     return l->w->packed && (how->parts == 1 || l->workspace) &&
@@ -191,14 +215,14 @@ static float *right_of(const layer *l)
     return sample_of(l->ops, l->y);
 }
 
-/* Adds what a UNet call has of it, without the own product and with it, to sum. */
+/* Adds what a call has of it, without the own product and with it, to sum. */
 static void bench_shape(ks_ops *ops, const shape *s, int rows, double sum[2], bool *good)
 {
     static const char *const engines[] = {"fused", "cudnn", "columns"};
     size_t mark = ops->mark(ops);
     layer l = new_layer(ops, s, rows);
     float *right = right_of(&l);
-    printf("%s %2dx%3d^2 %4d>%4d%s%s%s%s, %d", s->model, rows, s->side, s->in, s->out,
+    printf("%-4s %2dx%3d^2 %4d>%4d%s%s%s%s, %d", s->model, rows, s->side, s->in, s->out,
            s->stride == 2 ? " down" : "", s->upsample ? " up" : "", s->row_bias ? " row" : "",
            s->residual ? " res" : "", s->count);
     for (int e = 0; e < KS_CUDA_CONV_DIRECT; e++)
@@ -247,6 +271,7 @@ int main(int argc, char **argv)
         good = bench_model(ops, "sdxl", atoi(rows[i])) && good;
         good = bench_model(ops, "sd15", atoi(rows[i])) && good;
     }
+    good = bench_model(ops, "vae", 1) && good;
     ops->free(ops);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

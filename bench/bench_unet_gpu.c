@@ -1,6 +1,7 @@
 /* One UNet call of SDXL at 1024 x 1024 and SD 1.5 at 512 x 512 on a GPU, random weights, loaded
  * from a file as any other model; two conditionings, as guidance has.
  *   bench_unet_gpu FOLDER [--model sdxl|sd15|all] [--precision fp16] [--rows 16,2] [--shapes]
+ *                         [--copies]
  * FOLDER: where the checkpoints are made (SDXL: 5.1 GB), or found again.
  *
  * A call is a replay of its CUDA graph, timed by events: at least CALLS of them and SECONDS long,
@@ -9,7 +10,8 @@
  * and lines with '#' tell the rest. Ends with an error when an output is not finite.
  *
  * --shapes: also what each operation and shape adds when every one is timed by events of its own.
- * Then there is no graph: where the host is slower than the GPU, its time is in the numbers. */
+ * Then there is no graph: where the host is slower than the GPU, its time is in the numbers.
+ * --copies: skip connections are copied even where the backend has slices (ops.h). */
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -228,7 +230,8 @@ static void sync_all(const network *n)
     need(n->ops->sync(n->ops, &err) == 0, &err);
 }
 
-static network open_network(const random_model *m, const char *path, const char *precision)
+static network open_network(const random_model *m, const char *path, const char *precision,
+                            bool copies)
 {
     ks_error err = KS_ERROR_NONE;
     network n = {.m = m, .item = 4 * (size_t)m->side * (size_t)m->side};
@@ -238,6 +241,7 @@ static network open_network(const random_model *m, const char *path, const char 
     need(st && ks_model_detect(st, &config, &err) == 0, &err);
     n.ops = ks_ops_cuda(0, precision, &err);
     need(n.ops != NULL, &err);
+    n.ops->slices = n.ops->slices && !copies;
     double opened = ks_seconds();
     n.model = ks_model_load(st, &config, n.ops, 0, NULL, &err);
     need(n.model != NULL, &err);
@@ -392,14 +396,14 @@ static void bench_rows(network *n, int rows, bool shapes)
 }
 
 static void bench_model(const random_model *m, const char *folder, const char *precision,
-                        const int *rows, bool shapes)
+                        const int *rows, bool shapes, bool copies)
 {
     ks_error err = KS_ERROR_NONE;
     double begin = ks_seconds();
     char *path = random_model_file(m, folder, &err);
     need(path != NULL, &err);
     printf("# %s made or found in %.1f s\n", path, ks_seconds() - begin);
-    network n = open_network(m, path, precision);
+    network n = open_network(m, path, precision, copies);
     for (; *rows; rows++)
         bench_rows(&n, *rows, shapes);
     ks_model_free(n.model);
@@ -433,7 +437,7 @@ static bool read_rows(const char *text, int rows[MOST_LIST + 1])
 static int usage(void)
 {
     fprintf(stderr, "usage: bench_unet_gpu FOLDER [--model sdxl|sd15|all] [--precision fp16] "
-                    "[--rows 16,2] [--shapes]\n");
+                    "[--rows 16,2] [--shapes] [--copies]\n");
     return 2;
 }
 
@@ -443,10 +447,11 @@ int main(int argc, char **argv)
                                             {"precision", required_argument, NULL, 'p'},
                                             {"rows", required_argument, NULL, 'r'},
                                             {"shapes", no_argument, NULL, 's'},
+                                            {"copies", no_argument, NULL, 'c'},
                                             {NULL, 0, NULL, 0}};
     const char *wanted = "all", *precision = "fp16";
     int rows[MOST_LIST + 1] = {16, 2, 0};
-    bool shapes = false, found = false;
+    bool shapes = false, copies = false, found = false;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (option == 'm')
             wanted = optarg;
@@ -454,6 +459,8 @@ int main(int argc, char **argv)
             precision = optarg;
         else if (option == 's')
             shapes = true;
+        else if (option == 'c')
+            copies = true;
         else if (option != 'r' || !read_rows(optarg, rows))
             return usage();
     }
@@ -462,7 +469,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < RANDOM_MODELS; i++) {
         if (strcmp(wanted, "all") != 0 && strcmp(wanted, random_models[i].name) != 0)
             continue;
-        bench_model(&random_models[i], argv[optind], precision, rows, shapes);
+        bench_model(&random_models[i], argv[optind], precision, rows, shapes, copies);
         found = true;
     }
     return found ? EXIT_SUCCESS : usage();

@@ -59,6 +59,8 @@ target_include_directories(ks_kernels PUBLIC ${PROJECT_SOURCE_DIR}
 target_link_libraries(ks_kernels PUBLIC ksweep_cuda)
 target_compile_options(ks_kernels PRIVATE -Xcompiler=-Wall,-Wextra,-fvisibility=hidden
                        "$<$<BOOL:${KSWEEP_WERROR}>:SHELL:-Werror all-warnings>")
+# Noise has the CPU's bits, which are made without fused multiply-adds.
+set_source_files_properties(${PROJECT_SOURCE_DIR}/kernels/noise.cu PROPERTIES COMPILE_OPTIONS -fmad=false)
 set_target_properties(ks_kernels PROPERTIES CUDA_RUNTIME_LIBRARY Shared)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 

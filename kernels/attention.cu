@@ -63,24 +63,50 @@ const mma_kernel mma_kernels[] = {
 };
 
 struct hopper_kernel {
-    int width, keys;
+    const char *name;
+    int cost; /* of a block of keys, beside others of this width; 0: for measurements alone */
+    int width, keys, queries, threads;
     size_t shared;
     void (*half)(ks_hopper_job), (*bfloat16)(ks_hopper_job);
 };
 
-template <int WIDTH, int KEYS, int STAGES> constexpr hopper_kernel hopper_row()
+template <class PLAN> constexpr hopper_kernel hopper_row(const char *name, int cost)
 {
-    static_assert(STAGES <= KS_HOPPER_MOST_STAGES, "too few barriers");
-    static_assert(ks_hopper_plan<WIDTH, KEYS, STAGES>::shared <= 227 * 1024, "too much memory");
-    return {WIDTH, KEYS, ks_hopper_plan<WIDTH, KEYS, STAGES>::shared,
-            ks_attention_hopper<__half, WIDTH, KEYS, STAGES>,
-            ks_attention_hopper<__nv_bfloat16, WIDTH, KEYS, STAGES>};
+    static_assert((int)PLAN::STAGES <= KS_HOPPER_MOST_STAGES, "too few barriers");
+    static_assert(PLAN::shared <= 227 * 1024, "too much memory");
+    return {name,
+            cost,
+            PLAN::WIDTH,
+            PLAN::KEYS,
+            PLAN::TOKENS,
+            PLAN::THREADS,
+            PLAN::shared,
+            ks_attention_hopper<__half, PLAN>,
+            ks_attention_hopper<__nv_bfloat16, PLAN>};
 }
 
+/* By rising width. Of those of the first width that is enough the one runs that is done first. */
 const hopper_kernel hopper_kernels[] = {
-    hopper_row<40, 128, 4>(),  hopper_row<64, 128, 4>(), hopper_row<80, 128, 2>(),
-    hopper_row<128, 128, 2>(), hopper_row<160, 80, 2>(),
+    hopper_row<ks_hopper_plan<40, 128, 4, 4>>("4 x 128", 286),
+    hopper_row<ks_hopper_plan<40, 128, 4, 3>>("3 x 128", 220),
+    hopper_row<ks_hopper_plan<40, 128, 4, 2>>("2 x 128", 200),
+    hopper_row<ks_hopper_plan<64, 96, 4, 4>>("4 x 96", 265),
+    hopper_row<ks_hopper_plan<64, 96, 4, 3>>("3 x 96", 220),
+    hopper_row<ks_hopper_plan<64, 96, 4, 2>>("2 x 96", 160),
+    hopper_row<ks_hopper_plan<64, 80, 4, 4>>("4 x 80", 0),
+    hopper_row<ks_hopper_plan<64, 64, 4, 4>>("4 x 64", 0),
+    hopper_row<ks_hopper_plan<64, 128, 4, 3>>("3 x 128", 0),
+    hopper_row<ks_hopper_plan<64, 128, 4, 2>>("2 x 128", 0),
+    hopper_row<ks_hopper_plan<80, 128, 2, 3>>("3 x 128", 340),
+    hopper_row<ks_hopper_plan<80, 128, 2, 2>>("2 x 128", 270),
+    hopper_row<ks_hopper_plan<80, 64, 3, 4>>("4 x 64", 0),
+    hopper_row<ks_hopper_plan<80, 64, 3, 3>>("3 x 64", 0),
+    hopper_row<ks_hopper_plan<80, 64, 3, 2>>("2 x 64", 0),
+    hopper_row<ks_hopper_plan<128, 128, 2, 2>>("2 x 128", 1),
+    hopper_row<ks_hopper_plan<128, 128, 2, 3>>("3 x 128", 0),
+    hopper_row<ks_hopper_plan<160, 80, 2, 2>>("2 x 80", 1),
 };
+enum { HOPPER_KERNELS = sizeof hopper_kernels / sizeof *hopper_kernels };
 
 struct resident_kernel {
     int width, keys, blocks; /* blocks: that share a multiprocessor */
@@ -175,14 +201,37 @@ int run_mma(void *stream, ks_dtype type, const ks_attention_job &job)
                      ks_wide_shared(job.width), stream, job);
 }
 
+/* Tiles of so many queries, of all heads and rows. */
+int64_t tiles_of(const ks_attention_job &job, int queries)
+{
+    return (int64_t)job.n * job.heads * ((job.q_tokens + queries - 1) / queries);
+}
+
+/* Of the kernels of one width the one that is through first: which it is depends on n, a query's
+ * bits do not, as a group of 64 queries does the same in all of them. */
+const hopper_kernel *fastest(const hopper_kernel *kernel, const ks_attention_job &job)
+{
+    const int processors = ks_multiprocessors(), width = kernel->width;
+    const hopper_kernel *best = kernel;
+    int64_t least = INT64_MAX;
+    for (; kernel < hopper_kernels + HOPPER_KERNELS && kernel->width == width; kernel++) {
+        const int64_t rounds = (tiles_of(job, kernel->queries) + processors - 1) / processors;
+        if (kernel->cost && rounds * kernel->cost < least)
+            least = rounds * kernel->cost, best = kernel;
+    }
+    return best;
+}
+
 /* The Hopper kernel for this job, or NULL where another is to run. */
 const hopper_kernel *hopper_for(ks_dtype type, const ks_attention_job &job)
 {
     if (!job.vectors || job.kv_tokens < LEAST_HOPPER_KEYS)
         return nullptr;
     const hopper_kernel *kernel = wide_enough(hopper_kernels, job.width);
-    if (!kernel ||
-        !ks_runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16, KS_HOPPER_THREADS))
+    if (!kernel)
+        return nullptr;
+    kernel = fastest(kernel, job);
+    if (!ks_runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16, kernel->threads))
         return nullptr;
     return kernel;
 }
@@ -224,15 +273,14 @@ int hopper_job(ks_hopper_job *hopper, ks_dtype type, const ks_attention_job &job
 int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
                const ks_attention_job &job, const tensors &all)
 {
-    const int64_t tiles = (int64_t)job.n * job.heads *
-                          ((job.q_tokens + KS_HOPPER_QUERIES - 1) / KS_HOPPER_QUERIES);
+    const int64_t tiles = tiles_of(job, kernel->queries);
     ks_hopper_job hopper = {};
     if (tiles > INT_MAX / 2 ||
         hopper_job(&hopper, type, job, all, kernel->keys) != CUDA_SUCCESS)
         return (int)cudaErrorInvalidValue;
     hopper.tiles = (int)tiles;
     const dim3 grid((unsigned)std::min<int64_t>(tiles, ks_multiprocessors()));
-    return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16, grid, KS_HOPPER_THREADS,
+    return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16, grid, kernel->threads,
                      kernel->shared, stream, hopper);
 }
 
@@ -276,11 +324,47 @@ bool fits(ks_act y, ks_act q, ks_act k, ks_act v, int heads, const int32_t *kv_r
            pixels_of(k) <= INT_MAX / 2 && q.n <= 65535 && heads <= 16383 && (kv_row || k.n >= q.n);
 }
 
+/* All of a job but masks and rows. */
+ks_attention_job job_of(ks_act y, ks_act q, ks_act k, ks_act v, int heads)
+{
+    const int width = q.c / heads;
+    ks_attention_job job = {};
+    job.q = q.data, job.k = k.data, job.v = v.data, job.y = y.data;
+    job.q_stride = q.stride, job.k_stride = k.stride, job.v_stride = v.stride;
+    job.y_stride = y.stride;
+    job.n = q.n, job.heads = heads, job.width = width;
+    job.q_tokens = (int)pixels_of(q), job.kv_tokens = (int)pixels_of(k);
+    job.vectors = on_vectors(y, width) && on_vectors(q, width) && on_vectors(k, width) &&
+                  on_vectors(v, width);
+    job.scale = (float)(1.0 / sqrt((double)width));
+    return job;
+}
+
 } // namespace
 
 size_t ks_cuda_attention_workspace(ks_dtype, int, int, int, int, int)
 {
     return 0;
+}
+
+int ks_cuda_attention_kernels(void)
+{
+    return HOPPER_KERNELS;
+}
+
+int ks_cuda_attention_by(int which, const char **name, void *stream, ks_dtype type, ks_act y,
+                         ks_act q, ks_act k, ks_act v, int heads)
+{
+    if (which < 0 || which >= HOPPER_KERNELS || !fits(y, q, k, v, heads, nullptr) ||
+        (type != KS_F16 && type != KS_BF16))
+        return (int)cudaErrorInvalidValue;
+    const hopper_kernel *kernel = &hopper_kernels[which];
+    const ks_attention_job job = job_of(y, q, k, v, heads);
+    *name = kernel->name;
+    if (!hopper_for(type, job) || hopper_for(type, job)->width != kernel->width)
+        return (int)cudaErrorNotSupported;
+    const tensors all = {y, q, k, v};
+    return run_hopper(stream, type, kernel, job, all);
 }
 
 int ks_cuda_attention(void *stream, ks_dtype type, ks_act y, ks_act q, ks_act k, ks_act v,
@@ -291,16 +375,8 @@ int ks_cuda_attention(void *stream, ks_dtype type, ks_act y, ks_act q, ks_act k,
         return (int)cudaErrorInvalidValue;
     if (q.n == 0 || pixels_of(q) == 0)
         return (int)cudaSuccess;
-    const int width = q.c / heads;
-    ks_attention_job job = {};
-    job.q = q.data, job.k = k.data, job.v = v.data, job.y = y.data;
-    job.q_stride = q.stride, job.k_stride = k.stride, job.v_stride = v.stride;
-    job.y_stride = y.stride;
-    job.n = q.n, job.heads = heads, job.width = width, job.causal = causal;
-    job.q_tokens = (int)pixels_of(q), job.kv_tokens = (int)pixels_of(k);
-    job.vectors = on_vectors(y, width) && on_vectors(q, width) && on_vectors(k, width) &&
-                  on_vectors(v, width);
-    job.scale = (float)(1.0 / sqrt((double)width));
+    ks_attention_job job = job_of(y, q, k, v, heads);
+    job.causal = causal;
     job.kv_row = kv_row, job.kv_len = kv_len;
     if (type == KS_F32)
         return run_f32(stream, job);

@@ -1,13 +1,23 @@
 /* Attention for Hopper (sm_90a), for heads up to 160 wide: wgmma on tiles that the copy engine
- * brings, with warps of one block in two roles (as FlashAttention-3 does, Shah et al. 2024, arXiv
+ * brings, with warps of one block in two roles (as FlashAttention-3 has, Shah et al. 2024, arXiv
  * 2407.08608).
  *
- * A block stays on its multiprocessor and makes one tile of 128 queries of a head after another.
+ * A block stays on its multiprocessor and makes one tile of queries of a head after another.
  * Warpgroup 0 only starts copies: a tile's queries, and KEYS keys and values at a time into a ring
- * of STAGES. Warpgroups 1 and 2 have 64 queries each. Each starts the scores of the next keys and
- * the product of the last weights with their values, and makes the softmax of the next while that
- * product and those of the other group run. What follows a tile's last block of keys is the next
- * tile's first, so that nothing stands still between tiles.
+ * of STAGES. GROUPS other warpgroups have 64 queries of the tile each, and for each block of keys
+ * have in turn: the scores' product, the weights, the product with the values. Each scheduler has a
+ * warp of every group, so that one has exponentials to make while another's product runs. What
+ * follows a tile's last block of keys is the next tile's first.
+ *
+ * Measured, a step takes about as many clocks as the tensor cores work in it plus instructions are
+ * issued, whatever the latencies (with three groups or more). So instructions are what is saved:
+ * - Weights are relative to a reference that is the largest score of a tile's first block of keys.
+ *   Later scores may outgrow it: weights are as exact relative to any number as long as they are in
+ *   half precision's range. Their sum, which is needed anyway, tells when they are not; that block
+ *   is then done again, with its largest scores as the new reference. It is a query's own scores
+ *   and those of its group that decide this, never another row.
+ * - A group does both parts of its work by itself: to have the next scores' product under one's own
+ *   exponentials takes registers, and so a third or fourth group, which hide more.
  *
  * A head is one to three tiles of 64 channels. Channels past the head's width and tokens past the
  * tensor's end come as zeros from the copy engine. */
@@ -18,27 +28,17 @@
 #include "wgmma.cuh"
 
 enum {
-    KS_HOPPER_GROUPS = 2, /* warpgroups with queries */
-    KS_HOPPER_QUERIES = 64 * KS_HOPPER_GROUPS,
-    KS_HOPPER_USERS = 128 * KS_HOPPER_GROUPS,
-    KS_HOPPER_THREADS = 128 + KS_HOPPER_USERS,
     KS_HOPPER_MOST_STAGES = 4,
     KS_HOPPER_TILES = 2, /* tiles of queries in shared memory */
     /* named barriers: 0 is __syncthreads */
     KS_HOPPER_ALL_USERS = 1,
-    KS_HOPPER_GROUP = 2, /* and on, one a group */
-    /* Launch bounds tell the launcher whether the code was built for sm_90a. */
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    KS_HOPPER_BOUND = KS_HOPPER_THREADS
-#else
-    KS_HOPPER_BOUND = 32
-#endif
+    KS_HOPPER_GROUP = 2 /* and on, one a group */
 };
 
 struct ks_hopper_job {
     CUtensorMap q, k, v, y;
     ks_attention_job job;
-    int tiles; /* of KS_HOPPER_QUERIES queries, of all heads and rows */
+    int tiles; /* of queries, of all heads and rows */
 };
 
 struct ks_hopper_barriers {
@@ -47,15 +47,29 @@ struct ks_hopper_barriers {
         empty_v[KS_HOPPER_MOST_STAGES];
 };
 
-/* WIDTH: the head's, up to the next multiple of 16. */
-template <int WIDTH, int KEYS, int STAGES> struct ks_hopper_plan {
+/* WIDTH: the head's, up to the next multiple of 8. GROUPS: warpgroups with queries, 2 to 4. */
+template <int WIDTH_, int KEYS_, int STAGES_, int GROUPS_> struct ks_hopper_plan {
     enum {
+        WIDTH = WIDTH_,
+        KEYS = KEYS_,
+        STAGES = STAGES_,
+        GROUPS = GROUPS_,
+        TOKENS = 64 * GROUPS, /* queries of a tile */
+        USERS = 128 * GROUPS,
+        THREADS = 128 + USERS,
+        REGISTERS = GROUPS == 2 ? 240 : GROUPS == 3 ? 160 : 112, /* of a thread with queries */
+        /* Launch bounds tell the launcher whether the code was built for sm_90a. */
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+        BOUND = THREADS,
+#else
+        BOUND = 32,
+#endif
         TILES = (WIDTH + 63) / 64,
         Q_TILE = 64 * 128, /* bytes of 64 channels of a group's queries */
         TILE = KEYS * 128, /* and of a stage's keys */
         STAGE = TILES * TILE,
         GROUP = TILES * Q_TILE,
-        QUERIES = KS_HOPPER_GROUPS * GROUP
+        QUERIES = GROUPS * GROUP
     };
     static constexpr size_t shared =
         KS_HOPPER_TILES * QUERIES + 2 * STAGES * STAGE + sizeof(ks_hopper_barriers);
@@ -63,82 +77,79 @@ template <int WIDTH, int KEYS, int STAGES> struct ks_hopper_plan {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/* 128 queries of one head, against blocks of keys: one even where there is no key, all masked. */
+/* The queries of a tile, against blocks of keys: one even where there is no key, all masked. */
 struct ks_hopper_tile {
     ks_attention_share share;
     int blocks;
 };
 
 /* Tile `index` of a job; those of one head follow each other. */
-template <int KEYS>
+template <class PLAN>
 __device__ __forceinline__ ks_hopper_tile ks_hopper_tile_of(const ks_attention_job &job, int index)
 {
-    const int tiles = (job.q_tokens + KS_HOPPER_QUERIES - 1) / KS_HOPPER_QUERIES;
+    const int tiles = (job.q_tokens + PLAN::TOKENS - 1) / PLAN::TOKENS;
     const int pair = index / tiles, row = pair / job.heads;
     ks_hopper_tile tile;
     tile.share =
         ks_attention_share_of(job, row, pair - row * job.heads,
-                              (index - pair * tiles) * KS_HOPPER_QUERIES, KS_HOPPER_QUERIES);
-    tile.blocks = max(1, (tile.share.keys + KEYS - 1) / KEYS);
+                              (index - pair * tiles) * PLAN::TOKENS, PLAN::TOKENS);
+    tile.blocks = max(1, (tile.share.keys + PLAN::KEYS - 1) / PLAN::KEYS);
     return tile;
 }
 
 /* Where a block's barriers and tiles in shared memory are. */
-template <int WIDTH, int KEYS, int STAGES> struct ks_hopper_places {
-    using plan = ks_hopper_plan<WIDTH, KEYS, STAGES>;
-
+template <class PLAN> struct ks_hopper_places {
     static __device__ __forceinline__ unsigned char *queries(int tile)
     {
-        return ks_shared + tile % KS_HOPPER_TILES * plan::QUERIES;
+        return ks_shared + tile % KS_HOPPER_TILES * PLAN::QUERIES;
     }
 
     static __device__ __forceinline__ unsigned char *keys(int step)
     {
-        return ks_shared + KS_HOPPER_TILES * plan::QUERIES + step % STAGES * plan::STAGE;
+        return ks_shared + KS_HOPPER_TILES * PLAN::QUERIES + step % PLAN::STAGES * PLAN::STAGE;
     }
 
     static __device__ __forceinline__ unsigned char *values(int step)
     {
-        return keys(step) + STAGES * plan::STAGE;
+        return keys(step) + PLAN::STAGES * PLAN::STAGE;
     }
 
     static __device__ __forceinline__ ks_hopper_barriers *barriers()
     {
         return reinterpret_cast<ks_hopper_barriers *>(
-            ks_shared + KS_HOPPER_TILES * plan::QUERIES + 2 * STAGES * plan::STAGE);
+            ks_shared + KS_HOPPER_TILES * PLAN::QUERIES + 2 * PLAN::STAGES * PLAN::STAGE);
     }
 };
 
 /* The thread that copies queries and keys (or that which copies values). */
-template <int WIDTH, int KEYS, int STAGES, bool VALUES>
+template <class PLAN, bool VALUES>
 __device__ __forceinline__ void ks_hopper_produce(const ks_hopper_job &hopper)
 {
-    using plan = ks_hopper_plan<WIDTH, KEYS, STAGES>;
-    using at = ks_hopper_places<WIDTH, KEYS, STAGES>;
+    using at = ks_hopper_places<PLAN>;
     ks_hopper_barriers *barriers = at::barriers();
     uint64_t *full = VALUES ? barriers->full_v : barriers->full_k;
     uint64_t *empty = VALUES ? barriers->empty_v : barriers->empty_k;
     int step = 0, tiles = 0;
     for (int index = (int)blockIdx.x; index < hopper.tiles; index += (int)gridDim.x, tiles++) {
-        const ks_hopper_tile tile = ks_hopper_tile_of<KEYS>(hopper.job, index);
+        const ks_hopper_tile tile = ks_hopper_tile_of<PLAN>(hopper.job, index);
         const ks_attention_share &share = tile.share;
         if (!VALUES) {
             const int stage = tiles % KS_HOPPER_TILES;
             ks_barrier_wait(&barriers->empty_q[stage], (uint32_t)(tiles / KS_HOPPER_TILES % 2 ^ 1));
-            ks_barrier_expect(&barriers->full_q[stage], plan::QUERIES);
-            for (int i = 0; i < KS_HOPPER_GROUPS * plan::TILES; i++)
-                ks_tensor_load(at::queries(tiles) + i * plan::Q_TILE, &hopper.q,
-                               &barriers->full_q[stage], i % plan::TILES * 64, share.head,
-                               share.first + i / plan::TILES * 64, share.row);
+            ks_barrier_expect(&barriers->full_q[stage], PLAN::QUERIES);
+            for (int i = 0; i < PLAN::GROUPS * PLAN::TILES; i++)
+                ks_tensor_load(at::queries(tiles) + i * PLAN::Q_TILE, &hopper.q,
+                               &barriers->full_q[stage], i % PLAN::TILES * 64, share.head,
+                               share.first + i / PLAN::TILES * 64, share.row);
         }
         for (int block = 0; block < tile.blocks; block++, step++) {
-            const int stage = step % STAGES;
-            ks_barrier_wait(&empty[stage], (uint32_t)(step / STAGES % 2 ^ 1));
-            ks_barrier_expect(&full[stage], plan::STAGE);
-            for (int t = 0; t < plan::TILES; t++)
-                ks_tensor_load((VALUES ? at::values(step) : at::keys(step)) + t * plan::TILE,
+            const int stage = step % PLAN::STAGES;
+            ks_barrier_wait(&empty[stage], (uint32_t)(step / PLAN::STAGES % 2 ^ 1));
+            ks_barrier_expect(&full[stage], PLAN::STAGE);
+            for (int t = 0; t < PLAN::TILES; t++)
+                ks_tensor_load((VALUES ? at::values(step) : at::keys(step)) + t * PLAN::TILE,
                                VALUES ? &hopper.v : &hopper.k, &full[stage], t * 64, share.head,
-                               block * KEYS, share.kv_row);
+                               block * PLAN::KEYS, share.kv_row);
         }
     }
 }
@@ -165,10 +176,10 @@ __device__ __forceinline__ void ks_hopper_values(float (&out)[WIDTH / 8][4],
     for (int g = 0; g < KEYS / 16; g++) {
 #pragma unroll
         for (int t = 0; t < WIDTH / 64; t++)
-            ks_wgmma<T, 64>::values(out + t * 8, weight[g],
-                                    ks_wgmma_tile(v, (t * KEYS + g * 16) * 128), add || g > 0);
+            ks_wgmma_values<T, 64>::values(
+                out + t * 8, weight[g], ks_wgmma_tile(v, (t * KEYS + g * 16) * 128), add || g > 0);
         if constexpr (WIDTH % 64 != 0)
-            ks_wgmma<T, WIDTH % 64>::values(
+            ks_wgmma_values<T, WIDTH % 64>::values(
                 out + WIDTH / 64 * 8, weight[g],
                 ks_wgmma_tile(v, (WIDTH / 64 * KEYS + g * 16) * 128), add || g > 0);
     }
@@ -211,150 +222,236 @@ __device__ __forceinline__ void ks_hopper_store(const ks_hopper_job &hopper, int
     ks_tensor_store_commit();
 }
 
-/* A group with 64 queries of every tile. */
-template <class T, int WIDTH, int KEYS, int STAGES>
-__device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper, int group)
+/* What a group carries through a tile. A lane holds queries lane / 4 and lane / 4 + 8 of its warp's
+ * 16. Weights are 2^(score * log_scale - reference); sum: of the weights of this lane's keys. */
+template <class PLAN> struct ks_hopper_group {
+    float out[1][PLAN::WIDTH / 8][4], reference[2], sum[2];
+};
+
+template <class PLAN>
+__device__ __forceinline__ void ks_hopper_open(ks_hopper_group<PLAN> &group)
 {
-    using plan = ks_hopper_plan<WIDTH, KEYS, STAGES>;
-    using at = ks_hopper_places<WIDTH, KEYS, STAGES>;
-    ks_hopper_barriers *barriers = at::barriers();
-    const int thread = (int)threadIdx.x % 128;
-    const bool first_lane = thread % 32 == 0;
-    const float log_scale = hopper.job.scale * 1.44269504088896340736f;
-
-    float score[1][KEYS / 8][4], out[1][WIDTH / 8][4], factor[1][2];
-    uint32_t weight[KEYS / 16][4];
-    ks_softmax<1> softmax;
-    /* The block of keys whose weights are ready, or to be made: which of its tile, which of all,
-     * and which tile that is. */
-    ks_hopper_tile tile = ks_hopper_tile_of<KEYS>(hopper.job, (int)blockIdx.x);
-    int block = 0, step = 0, tiles = 0, index = (int)blockIdx.x;
-    int leaving = -1; /* the tile whose results are still being copied out, if one is */
-
-    const auto queries = [&](int which) { return at::queries(which) + group * plan::GROUP; };
-    const auto is_last = [&]() {
-        return block + 1 == tile.blocks && index + (int)gridDim.x >= hopper.tiles;
-    };
-    const auto soften = [&]() {
-        const int keys = tile.share.keys - block * KEYS;
-        const int query = tile.share.first + group * 64 + thread / 32 * 16 + thread % 32 / 4;
-        if (hopper.job.causal)
-            ks_softmax_mask(score, keys, query + 1 - block * KEYS);
-        else if (keys < KEYS)
-            ks_softmax_end(score, keys);
-        ks_softmax_step(score, softmax, log_scale, factor);
-    };
-    const auto keep_weights = [&]() {
 #pragma unroll
-        for (int g = 0; g < KEYS / 16; g++)
-            ks_softmax_operand<T>(weight[g], score[0], g);
-    };
-    const auto await_keys = [&]() {
-        ks_barrier_wait(&barriers->full_k[step % STAGES], (uint32_t)(step / STAGES % 2));
-    };
-    const auto await_values = [&]() {
-        ks_barrier_wait(&barriers->full_v[step % STAGES], (uint32_t)(step / STAGES % 2));
-        const int keys = tile.share.keys - block * KEYS;
-        if (keys < KEYS && tile.share.keys < hopper.job.kv_tokens)
-            ks_hopper_clear<WIDTH, KEYS, KS_HOPPER_USERS>(at::values(step), keys,
-                                                          (int)threadIdx.x - 128);
-    };
-    const auto await_queries = [&]() {
-        ks_barrier_wait(&barriers->full_q[tiles % KS_HOPPER_TILES],
-                        (uint32_t)(tiles / KS_HOPPER_TILES % 2));
-    };
+    for (int j = 0; j < PLAN::WIDTH / 8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            group.out[0][j][e] = 0.0f;
+    group.sum[0] = group.sum[1] = 0.0f;
+    group.reference[0] = group.reference[1] = -FLT_MAX; /* so that all scores may be -inf */
+}
+
+/* The largest score of each of the lane's queries, known to the four lanes that share them. */
+template <int WIDE>
+__device__ __forceinline__ void ks_hopper_largest(float (&largest)[2],
+                                                  const float (&score)[WIDE][4])
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        largest[h] = fmaxf(score[0][2 * h], score[0][2 * h + 1]);
+#pragma unroll
+    for (int j = 1; j < WIDE; j++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            largest[h] = fmaxf(largest[h], fmaxf(score[j][2 * h], score[j][2 * h + 1]));
+#pragma unroll
+    for (int lanes = 1; lanes < 4; lanes *= 2)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            largest[h] = fmaxf(largest[h], __shfl_xor_sync(0xffffffffu, largest[h], lanes));
+}
+
+/* The largest scores become the reference of those queries whose scores they outgrow, and what was
+ * summed before is scaled. Products are rounded, so that kernels with other numbers of groups give
+ * the same bits. */
+template <class PLAN>
+__device__ __forceinline__ void ks_hopper_refer(ks_hopper_group<PLAN> &group,
+                                                const float (&score)[PLAN::KEYS / 8][4],
+                                                float log_scale)
+{
+    float largest[2], factor[1][2];
+    ks_hopper_largest(largest, score);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        largest[h] = fmaxf(__fmul_rn(largest[h], log_scale), group.reference[h]);
+        factor[0][h] = ks_exp2(group.reference[h] - largest[h]);
+        group.reference[h] = largest[h];
+        group.sum[h] = __fmul_rn(group.sum[h], factor[0][h]);
+    }
+    ks_softmax_scale(group.out, factor);
+}
+
+/* Scores become weights; sum: of the lane's, of each of its queries. */
+template <class T, class PLAN>
+__device__ __forceinline__ void ks_hopper_weigh(uint32_t (&weight)[PLAN::KEYS / 16][4],
+                                                float (&sum)[2], float (&score)[PLAN::KEYS / 8][4],
+                                                const float (&reference)[2], float log_scale)
+{
+    sum[0] = sum[1] = 0.0f;
+#pragma unroll
+    for (int g = 0; g < PLAN::KEYS / 16; g++) {
+#pragma unroll
+        for (int j = 2 * g; j < 2 * g + 2; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                score[j][e] = ks_exp2(fmaf(score[j][e], log_scale, -reference[e / 2]));
+                sum[e / 2] += score[j][e];
+            }
+        ks_softmax_operand<T>(weight[g], score, g);
+    }
+}
+
+/* Whether any thread of a warpgroup says so. barrier: a named one of the group's own. */
+__device__ __forceinline__ bool ks_group_any(int barrier, bool mine)
+{
+    uint32_t any;
+    asm volatile("{\n.reg .pred p, q;\nsetp.ne.u32 p, %1, 0;\n"
+                 "bar.red.or.pred q, %2, 128, p;\nselp.u32 %0, 1, 0, q;\n}"
+                 : "=r"(any)
+                 : "r"((uint32_t)mine), "r"(barrier)
+                 : "memory");
+    return any != 0;
+}
+
+/* threadIdx.x, read again: what seldom needs it then keeps no register for it. */
+__device__ __forceinline__ int ks_thread_anew()
+{
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
+/* Masks the scores of a block of keys, of which `keys` and those of later blocks are left. */
+template <class PLAN>
+__device__ __forceinline__ void ks_hopper_mask(float (&score)[1][PLAN::KEYS / 8][4],
+                                               const ks_attention_job &job,
+                                               const ks_attention_share &share, int which, int keys)
+{
+    if (!job.causal && keys >= PLAN::KEYS)
+        return;
+    const int thread = ks_thread_anew() % 128;
+    const int query = share.first + which * 64 + thread / 32 * 16 + thread % 32 / 4;
+    if (job.causal)
+        ks_softmax_mask(score, keys, query + 1 - (share.keys - keys));
+    else
+        ks_softmax_end(score, keys);
+}
+
+/* The tile's results, scaled, on their way to memory. */
+template <class T, class PLAN>
+__device__ __forceinline__ void ks_hopper_close(ks_hopper_group<PLAN> &group,
+                                                const ks_hopper_job &hopper,
+                                                const ks_attention_share &share, int which,
+                                                unsigned char *queries)
+{
+    float factor[1][2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float sum = group.sum[h];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        factor[0][h] = sum > 0.0f ? 1.0f / sum : 0.0f;
+    }
+    ks_softmax_scale(group.out, factor);
+    ks_hopper_store<T, PLAN::WIDTH>(hopper, share.row, share.head, share.first + which * 64,
+                                    KS_HOPPER_GROUP + which, queries, group.out[0]);
+}
+
+/* Group `which`: 64 queries of every tile. */
+template <class T, class PLAN>
+__device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper, int which)
+{
+    using at = ks_hopper_places<PLAN>;
+    constexpr int WIDTH = PLAN::WIDTH, KEYS = PLAN::KEYS;
+    /* Of a lane's weights of a query; half precision ends at 65504. */
+    constexpr float most = 32768.0f;
+    ks_hopper_barriers *barriers = at::barriers();
+    const bool first = threadIdx.x % 128 == 0, first_lane = threadIdx.x % 32 == 0;
+    const float log_scale = hopper.job.scale * 1.44269504088896340736f;
+    ks_hopper_group<PLAN> group;
+    int stage = 0, tiles = 0, leaving = -1; /* leaving: the tile whose results are being copied */
+    uint32_t parity = 0;
+
     /* Gives back the stage of queries that results are leaving. */
     const auto let_go = [&]() {
-        if (leaving >= 0 && thread == 0) {
+        if (leaving >= 0 && first) {
             ks_tensor_store_wait();
             ks_barrier_arrive(&barriers->empty_q[leaving % KS_HOPPER_TILES]);
         }
         leaving = -1;
     };
-    const auto finish = [&](const ks_attention_share &share, int which, const ks_softmax<1> &sums) {
-        ks_softmax_close(sums, factor);
-        ks_softmax_scale(out, factor);
-        ks_hopper_store<T, WIDTH>(hopper, share.row, share.head, share.first + group * 64,
-                                  KS_HOPPER_GROUP + group, queries(which), out[0]);
-        leaving = which;
-    };
-
-    await_queries();
-    await_keys();
-    ks_wgmma_fence();
-    ks_hopper_scores<T, WIDTH, KEYS>(score[0], queries(0), at::keys(0));
-    ks_wgmma_wait<0>();
-    ks_wgmma_settle(score[0]);
-    if (first_lane)
-        ks_barrier_arrive(&barriers->empty_k[0]);
-    ks_softmax_open(softmax);
-    soften();
-    keep_weights();
-    await_values();
-    while (!is_last()) {
-        const bool begun = block > 0, ends = block + 1 == tile.blocks;
-        const ks_attention_share share = tile.share;
-        step++, block++;
-        if (ends) {
-            let_go(); /* before the queries that are to come there */
-            index += (int)gridDim.x;
-            tile = ks_hopper_tile_of<KEYS>(hopper.job, index);
-            block = 0, tiles++;
-            await_queries();
-        }
-        await_keys();
-        ks_wgmma_fence();
-        ks_hopper_scores<T, WIDTH, KEYS>(score[0], queries(tiles), at::keys(step));
-        ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, at::values(step - 1), begun);
-        ks_wgmma_wait<1>();
-        ks_wgmma_settle(score[0]);
-        if (first_lane)
-            ks_barrier_arrive(&barriers->empty_k[step % STAGES]);
-        let_go();
-        const ks_softmax<1> sums = softmax;
-        if (ends)
-            ks_softmax_open(softmax);
-        soften();
-        ks_wgmma_settle(score[0]); /* the softmax stands above the wait, which ends its overlap */
-        await_values();
-        ks_wgmma_wait<0>();
-        ks_wgmma_settle(out[0]);
-        if (first_lane)
-            ks_barrier_arrive(&barriers->empty_v[(step - 1) % STAGES]);
-        if (ends)
-            finish(share, tiles - 1, sums);
-        else
-            ks_softmax_scale(out, factor);
-        keep_weights();
+    for (int index = (int)blockIdx.x; index < hopper.tiles; index += (int)gridDim.x, tiles++) {
+        const ks_hopper_tile tile = ks_hopper_tile_of<PLAN>(hopper.job, index);
+        const ks_attention_share &share = tile.share;
+        unsigned char *q = at::queries(tiles) + which * PLAN::GROUP;
+        int keys = share.keys; /* of this block and later ones */
+        bool refer = true;     /* in a tile's first block, and where weights grow too large */
+        ks_hopper_open(group);
+        ks_barrier_wait(&barriers->full_q[tiles % KS_HOPPER_TILES],
+                        (uint32_t)(tiles / KS_HOPPER_TILES % 2));
+        do {
+            float score[1][KEYS / 8][4], sum[2];
+            uint32_t weight[KEYS / 16][4];
+            ks_barrier_wait(&barriers->full_k[stage], parity);
+            while (true) {
+                ks_wgmma_fence();
+                ks_hopper_scores<T, WIDTH, KEYS>(score[0], q, at::keys(stage));
+                ks_wgmma_wait<0>();
+                ks_wgmma_settle(score[0]);
+                ks_hopper_mask<PLAN>(score, hopper.job, share, which, keys);
+                if (refer) {
+                    let_go();
+                    ks_hopper_refer(group, score[0], log_scale);
+                }
+                ks_hopper_weigh<T, PLAN>(weight, sum, score[0], group.reference, log_scale);
+                if (refer ||
+                    !ks_group_any(KS_HOPPER_GROUP + which, !(fmaxf(sum[0], sum[1]) < most)))
+                    break;
+                refer = true;
+            }
+            refer = false;
+            group.sum[0] += sum[0], group.sum[1] += sum[1];
+            if (first_lane)
+                ks_barrier_arrive(&barriers->empty_k[stage]);
+            ks_barrier_wait(&barriers->full_v[stage], parity);
+            if (keys < KEYS && share.keys < hopper.job.kv_tokens)
+                ks_hopper_clear<WIDTH, KEYS, PLAN::USERS>(at::values(stage), keys,
+                                                          ks_thread_anew() - 128);
+            ks_wgmma_fence();
+            ks_hopper_values<T, WIDTH, KEYS>(group.out[0], weight, at::values(stage), true);
+            ks_wgmma_wait<0>();
+            ks_wgmma_settle(group.out[0]);
+            if (first_lane)
+                ks_barrier_arrive(&barriers->empty_v[stage]);
+            if (++stage == PLAN::STAGES)
+                stage = 0, parity ^= 1;
+            keys -= KEYS;
+        } while (keys > 0);
+        ks_hopper_close<T>(group, hopper, share, which, q);
+        leaving = tiles;
     }
-    ks_wgmma_fence();
-    ks_hopper_values<T, WIDTH, KEYS>(out[0], weight, at::values(step), block > 0);
-    ks_wgmma_wait<0>();
-    ks_wgmma_settle(out[0]);
-    finish(tile.share, tiles, softmax);
-    if (thread == 0)
+    if (first)
         ks_tensor_store_wait();
 }
 
 #endif
 
 /* The grid: as many blocks as run at once, each with every gridDim.x-th tile. */
-template <class T, int WIDTH, int KEYS, int STAGES>
-__global__ void __launch_bounds__(KS_HOPPER_BOUND, 1) ks_attention_hopper(
+template <class T, class PLAN>
+__global__ void __launch_bounds__(PLAN::BOUND, 1) ks_attention_hopper(
     const __grid_constant__ ks_hopper_job hopper)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    ks_hopper_barriers *barriers = ks_hopper_places<WIDTH, KEYS, STAGES>::barriers();
+    ks_hopper_barriers *barriers = ks_hopper_places<PLAN>::barriers();
     if (threadIdx.x == 0) {
         for (int s = 0; s < KS_HOPPER_TILES; s++) {
             ks_barrier_init(&barriers->full_q[s], 1);
-            ks_barrier_init(&barriers->empty_q[s], KS_HOPPER_GROUPS);
+            ks_barrier_init(&barriers->empty_q[s], PLAN::GROUPS);
         }
-        for (int s = 0; s < STAGES; s++) {
+        for (int s = 0; s < PLAN::STAGES; s++) {
             ks_barrier_init(&barriers->full_k[s], 1);
             ks_barrier_init(&barriers->full_v[s], 1);
-            ks_barrier_init(&barriers->empty_k[s], KS_HOPPER_USERS / 32);
-            ks_barrier_init(&barriers->empty_v[s], KS_HOPPER_USERS / 32);
+            ks_barrier_init(&barriers->empty_k[s], PLAN::USERS / 32);
+            ks_barrier_init(&barriers->empty_v[s], PLAN::USERS / 32);
         }
         ks_barrier_publish();
     }
@@ -362,12 +459,14 @@ __global__ void __launch_bounds__(KS_HOPPER_BOUND, 1) ks_attention_hopper(
     if (threadIdx.x < 128) {
         ks_registers_lower<24>();
         if (threadIdx.x == 0)
-            ks_hopper_produce<WIDTH, KEYS, STAGES, false>(hopper);
+            ks_hopper_produce<PLAN, false>(hopper);
         else if (threadIdx.x == 32)
-            ks_hopper_produce<WIDTH, KEYS, STAGES, true>(hopper);
+            ks_hopper_produce<PLAN, true>(hopper);
     } else {
-        ks_registers_raise<240>();
-        ks_hopper_consume<T, WIDTH, KEYS, STAGES>(hopper, (int)threadIdx.x / 128 - 1);
+        ks_registers_raise<PLAN::REGISTERS>();
+        /* by way of a shuffle, so that the compiler knows it to be one for the warp */
+        ks_hopper_consume<T, PLAN>(hopper,
+                                   __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0) - 1);
     }
 #endif
 }

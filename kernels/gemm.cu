@@ -22,30 +22,37 @@ typedef void (*gemm_function)(ks_gemm_job);
 struct gemm_kernel {
     const char *name;
     int rows, columns;
+    double cost; /* of a stage of a tile, in about 35 ns, measured with the whole chip at work */
     size_t shared;
     gemm_function half[3], bfloat16[3]; /* by ks_gemm_kind */
+    gemm_function join_half, join_bfloat16;
 };
 
-template <int ROWS, int COLUMNS, int STAGES> constexpr gemm_kernel row(const char *name)
+template <int ROWS, int COLUMNS, int STAGES>
+constexpr gemm_kernel row(const char *name, double cost)
 {
     using plan = ks_gemm_plan<ROWS, COLUMNS, STAGES>;
     return {name,
             ROWS,
             COLUMNS,
+            cost,
             plan::shared,
             {ks_gemm_hopper<__half, plan, KS_GEMM_PLAIN>,
              ks_gemm_hopper<__half, plan, KS_GEMM_GATED>,
              ks_gemm_hopper<__half, plan, KS_GEMM_WINDOWS>},
             {ks_gemm_hopper<__nv_bfloat16, plan, KS_GEMM_PLAIN>,
              ks_gemm_hopper<__nv_bfloat16, plan, KS_GEMM_GATED>,
-             ks_gemm_hopper<__nv_bfloat16, plan, KS_GEMM_WINDOWS>}};
+             ks_gemm_hopper<__nv_bfloat16, plan, KS_GEMM_WINDOWS>},
+            ks_gemm_join<__half, plan>,
+            ks_gemm_join<__nv_bfloat16, plan>};
 }
 
 /* Largest first. */
 const gemm_kernel kernels[] = {
-    row<128, 160, 6>("128x160"),
-    row<64, 160, 8>("64x160"),
-    row<64, 96, 8>("64x96"),
+    row<128, 160, 6>("128x160", 12),
+    row<128, 128, 6>("128x128", 10.5), /* for the VAE's powers of two */
+    row<64, 160, 7>("64x160", 8),
+    row<64, 96, 8>("64x96", 6),
 };
 enum { KERNELS = sizeof kernels / sizeof *kernels };
 
@@ -73,12 +80,16 @@ int up(int a, int b)
 
 /* --- which kernel, and how many parts --- */
 
-/* Blocks of 64 x 32 products that the busiest multiprocessor makes for each stage of a part, and two
- * more for what a tile costs beside them: what the time goes with. */
-int64_t share_of(const gemm_kernel &kernel, const product &p, int parts, int places)
+int64_t tiles_of(const gemm_kernel &kernel, const product &p)
 {
-    const int64_t across = (int64_t)up(p.columns, kernel.columns) * p.phases;
-    return (up(p.tokens, kernel.rows) * across * parts + places - 1) / places * ((kernel.rows / 64) * (kernel.columns / 32) + 2);
+    return (int64_t)up(p.tokens, kernel.rows) * up(p.columns, kernel.columns) * p.phases;
+}
+
+/* What a stage of all tiles of so many parts costs the busiest multiprocessor. */
+double share_of(const gemm_kernel &kernel, const product &p, int parts, int places)
+{
+    const int64_t tiles = tiles_of(kernel, p) * parts;
+    return (double)((tiles + places - 1) / places) * kernel.cost;
 }
 
 const gemm_kernel &kernel_for(const product &p, int parts, int places)
@@ -90,15 +101,17 @@ const gemm_kernel &kernel_for(const product &p, int parts, int places)
     return *best;
 }
 
-/* What a product in so many parts costs by its best kernel, in the unit of share_of, which is about
- * 30 ns; the second kernel takes 2 us to start, and moves 4 bytes a part and output each way at
- * 4 TB/s. */
+/* What a product in so many parts costs by its best kernel, in the same unit: the sums, but at least
+ * as long as w takes from memory at 3 TB/s; and for several parts 3 us to start the second kernel, and
+ * 4 bytes a part and output each way at 4 TB/s. */
 double cost_of(const product &p, int parts, int places)
 {
-    constexpr double start = 65, byte = 1 / (4e12 * 30e-9);
-    const double steps = (double)(p.steps / parts);
-    const double sums = steps * (double)share_of(kernel_for(p, parts, places), p, parts, places);
-    return parts == 1 ? sums : sums + start + 8.0 * byte * parts * p.tokens * p.columns * p.phases;
+    constexpr double us = 1e-6 / 35e-9, w_byte = 1 / (3e6 / us), sum_byte = 1 / (4e6 / us);
+    const double columns = (double)p.columns * p.phases;
+    const double least = 2 * columns * p.steps * KS_GEMM_DEPTH * w_byte;
+    const double sums = p.steps / parts * share_of(kernel_for(p, parts, places), p, parts, places);
+    const double longer = sums > least ? sums : least;
+    return parts == 1 ? longer : longer + 3 * us + 8 * parts * p.tokens * columns * sum_byte;
 }
 
 /* Into how many equal parts the terms are cut: by the shape alone, on a chip of SXM size whatever
@@ -199,18 +212,18 @@ ks_gemm_job job_of(const product &p, ks_act y, const ks_cuda_gemm_epilogue *afte
     job.row_bias = after->row_bias.data, job.row_bias_stride = after->row_bias.stride;
     job.bias = after->bias, job.sums = after->sums;
     job.moments = reinterpret_cast<const float2 *>(after->moments);
-    job.partial = static_cast<float *>(workspace);
+    job.partial = static_cast<float4 *>(workspace);
     job.tokens = p.tokens, job.columns = p.columns, job.phases = p.phases;
     job.parts = parts, job.steps = p.steps / parts;
     return job;
 }
 
-int join(void *stream, ks_dtype type, const ks_gemm_job &job)
+int join(const gemm_kernel &kernel, void *stream, ks_dtype type, const ks_gemm_job &job)
 {
-    constexpr int threads = 256;
-    const int64_t units = (int64_t)job.tokens * job.phases * (job.columns / 8);
-    return ks_launch(type == KS_F16 ? ks_gemm_join<__half> : ks_gemm_join<__nv_bfloat16>,
-                     dim3((unsigned)((units + threads - 1) / threads)), threads, 0, stream, job);
+    const int tiles = job.down * job.across * job.phases;
+    const int blocks = tiles * (kernel.rows * kernel.columns / (128 * 8));
+    return ks_launch(type == KS_F16 ? kernel.join_half : kernel.join_bfloat16,
+                     dim3((unsigned)blocks), 128, 0, stream, job);
 }
 
 int launch(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_gemm_kind kind,
@@ -222,7 +235,7 @@ int launch(const gemm_kernel &kernel, void *stream, ks_dtype type, ks_gemm_kind 
     const int failed = ks_launch(function_of(kernel, type, kind),
                                  dim3((unsigned)(tiles < places ? tiles : places)),
                                  KS_GEMM_THREADS, kernel.shared, stream, job);
-    return failed || job.parts == 1 ? failed : join(stream, type, job);
+    return failed || job.parts == 1 ? failed : join(kernel, stream, type, job);
 }
 
 int run_linear(const gemm_kernel &kernel, const product &p, int parts, void *stream, ks_dtype type,
@@ -244,7 +257,7 @@ int run_conv(const gemm_kernel &kernel, const product &p, int parts, void *strea
     const int terms = (upsample ? 4 : window->kh * window->kw) * x.c, rows = p.phases * p.columns;
     ks_gemm_job job = job_of(p, y, after, parts, workspace);
     job.windows = {upsample ? x.w : y.w, upsample ? x.h * x.w : y.h * y.w, window->stride,
-                   window->pad, upsample ? 2 : window->kw, x.c};
+                   window->pad, upsample ? 2 : window->kw, terms / x.c, x.c};
     if (window_map(&job.x, type, x, window, kernel.rows) != CUDA_SUCCESS ||
         matrix_map(&job.w, type, w, rows, terms, terms, kernel.columns) != CUDA_SUCCESS)
         return (int)cudaErrorInvalidValue;
@@ -264,10 +277,17 @@ product conv_product(ks_act y, const ks_cuda_window *window, int in)
             (window->upsample ? 4 : taps) * up(in, KS_GEMM_DEPTH)};
 }
 
+/* Bytes of the parts' sums. */
+size_t workspace_of(const gemm_kernel &kernel, const product &p, int parts)
+{
+    const size_t sums = (size_t)tiles_of(kernel, p) * (size_t)(kernel.rows * kernel.columns);
+    return parts == 1 ? 0 : (size_t)parts * sums * sizeof(float);
+}
+
 size_t workspace_of(const product &p)
 {
-    const size_t parts = (size_t)parts_of(p), columns = (size_t)p.columns * (size_t)p.phases;
-    return parts == 1 ? 0 : parts * (size_t)p.tokens * columns * sizeof(float);
+    const int parts = parts_of(p);
+    return workspace_of(kernel_for(p, parts, ks_multiprocessors()), p, parts);
 }
 
 bool can_run(int kernel, const product &p, int parts, const void *workspace)
@@ -328,6 +348,12 @@ int ks_cuda_gemm_conv(void *stream, ks_dtype type, ks_act y, ks_act x, const voi
 int ks_cuda_gemm_kernels(void)
 {
     return KERNELS;
+}
+
+size_t ks_cuda_gemm_conv_workspace_by(int kernel, int parts, ks_act y, const ks_cuda_window *window,
+                                      int in)
+{
+    return workspace_of(kernels[kernel], conv_product(y, window, in), parts);
 }
 
 const char *ks_cuda_gemm_name(int kernel)

@@ -68,8 +68,8 @@ int ks_cuda_gemm_conv(void *stream, ks_dtype type, ks_act y, ks_act x, const voi
 size_t ks_cuda_gemm_conv_workspace(ks_act y, const ks_cuda_window *window, int in);
 
 /* For measurements: how many kernels both choose from, what they are, and the same by one of them in
- * so many parts, with a workspace of parts * tokens * columns floats. A number of parts that does
- * not divide the stages of 64 terms (of a tap) is an error. */
+ * so many parts. A number of parts that does not divide the stages of 64 terms (of a tap) is an
+ * error. */
 int ks_cuda_gemm_kernels(void);
 const char *ks_cuda_gemm_name(int kernel);
 int ks_cuda_gemm_by(int kernel, int parts, void *stream, ks_dtype type, ks_act y, ks_act x,
@@ -77,6 +77,8 @@ int ks_cuda_gemm_by(int kernel, int parts, void *stream, ks_dtype type, ks_act y
 int ks_cuda_gemm_conv_by(int kernel, int parts, void *stream, ks_dtype type, ks_act y, ks_act x,
                          const void *w, const ks_cuda_window *window,
                          const ks_cuda_gemm_epilogue *after, void *workspace);
+size_t ks_cuda_gemm_conv_workspace_by(int kernel, int parts, ks_act y, const ks_cuda_window *window,
+                                      int in);
 
 #ifdef __cplusplus
 }

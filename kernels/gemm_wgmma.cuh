@@ -33,7 +33,8 @@ enum {
     KS_GEMM_THREADS = 128 + KS_GEMM_USERS,
     KS_GEMM_MOST_STAGES = 8,
     KS_GEMM_BAND = 16, /* tiles of tokens whose columns are made before the next ones' */
-    KS_GEMM_TURN = 1,  /* named barriers: 0 is __syncthreads; one a warpgroup */
+    KS_GEMM_TURN = 1,  /* named barriers: 0 is __syncthreads; one a warpgroup, */
+    KS_GEMM_NOTES = 3, /* and here, too */
     /* Launch bounds tell the launcher whether the code was built for sm_90a. */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     KS_GEMM_BOUND = KS_GEMM_THREADS
@@ -53,13 +54,13 @@ enum ks_gemm_kind {
  * the small picture's pixels. */
 struct ks_gemm_windows {
     int wide, pixels; /* of a picture of tokens: a line and all */
-    int stride, pad, taps_wide, channels;
+    int stride, pad, taps_wide, taps, channels;
 };
 
 struct ks_gemm_job {
     CUtensorMap x, w;
     void *y;
-    float *partial;            /* [parts][tokens][phases][columns], where there are several parts */
+    float4 *partial;           /* of each part's tiles, where there are several parts */
     const void *residual;      /* or NULL */
     const void *row_bias;      /* of each picture; or NULL */
     const float *bias, *sums;  /* or NULL */
@@ -73,17 +74,28 @@ struct ks_gemm_job {
     ks_gemm_windows windows;
 };
 
+/* What GEGLU's epilogue reads over and over: of its tokens, and of its columns of the product, values before gates. */
+template <int ROWS, int COLUMNS> struct ks_gemm_notes {
+    float bias[COLUMNS], sums[COLUMNS];
+    float2 moments[ROWS];
+};
+
+/* What lies behind the ring in shared memory. */
+template <int ROWS, int COLUMNS> struct ks_gemm_desk {
+    uint64_t full[KS_GEMM_MOST_STAGES], empty[KS_GEMM_MOST_STAGES];
+    ks_gemm_notes<ROWS, COLUMNS> notes[2]; /* one a warpgroup that multiplies */
+};
+
 template <int ROWS_, int COLUMNS_, int STAGES_> struct ks_gemm_plan {
     static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, STAGES = STAGES_;
     static constexpr int BLOCKS = ROWS / 64; /* wgmma's rows are 64 */
     static constexpr int X_TILE = ROWS * 128, STAGE = X_TILE + COLUMNS * 128; /* bytes */
     static_assert(ROWS % 64 == 0 && COLUMNS % 32 == 0, "whole swizzled tiles");
     static_assert(STAGES <= (int)KS_GEMM_MOST_STAGES, "too few barriers");
-    static constexpr size_t shared = STAGES * STAGE + 256;
-};
-
-struct ks_gemm_barriers {
-    uint64_t full[KS_GEMM_MOST_STAGES], empty[KS_GEMM_MOST_STAGES];
+    using desk = ks_gemm_desk<ROWS, COLUMNS>;
+    using notes = ks_gemm_notes<ROWS, COLUMNS>;
+    static constexpr size_t shared = STAGES * STAGE + sizeof(desk);
+    static_assert(shared <= 227 * 1024, "more than a block has");
 };
 
 /* Where a place of the ring is in its use: the stage, and the parity of its phase. */
@@ -104,8 +116,6 @@ template <int STAGES> __device__ __forceinline__ void ks_gemm_advance(ks_gemm_pl
         place.parity ^= 1;
     }
 }
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 /* Where a tile lies. */
 struct ks_gemm_tile {
@@ -145,8 +155,8 @@ struct ks_gemm_columns {
     __device__ __forceinline__ void advance(const ks_gemm_job &) { term += KS_GEMM_DEPTH; }
 };
 
-/* In pictures: 64 channels after the other of one tap of the windows after the other. Channels
- * beyond the last are zeros, whatever w has in their place. */
+/* In pictures: of 64 channels after the other all taps of the windows, so that pixels that several
+ * windows see are read again at once. Channels beyond the last are zeros, whatever w has there. */
 struct ks_gemm_taps {
     int x, y, image; /* where the first token's window begins */
     int odd_x, odd_y; /* of the phase: where its window begins in that one */
@@ -156,13 +166,12 @@ struct ks_gemm_taps {
         : odd_x(tile.phase % 2), odd_y(tile.phase / 2)
     {
         const ks_gemm_windows &w = job.windows;
-        const int chunks = (w.channels + KS_GEMM_DEPTH - 1) / KS_GEMM_DEPTH;
-        const int step = tile.part * job.steps, tap = step / chunks;
+        const int step = tile.part * job.steps, chunk = step / w.taps, tap = step - chunk * w.taps;
         image = tile.token / w.pixels;
         y = (tile.token - image * w.pixels) / w.wide;
         x = (tile.token - image * w.pixels - y * w.wide) * w.stride - w.pad;
         y = y * w.stride - w.pad;
-        channel = (step - tap * chunks) * KS_GEMM_DEPTH;
+        channel = chunk * KS_GEMM_DEPTH;
         down = tap / w.taps_wide;
         right = tap - down * w.taps_wide;
         term = tap * w.channels + channel;
@@ -175,23 +184,23 @@ struct ks_gemm_taps {
 
     __device__ __forceinline__ void advance(const ks_gemm_job &job)
     {
-        channel += KS_GEMM_DEPTH;
-        term += KS_GEMM_DEPTH;
-        if (channel < job.windows.channels)
+        const ks_gemm_windows &w = job.windows;
+        term += w.channels;
+        if (++right < w.taps_wide)
             return;
-        term -= channel - job.windows.channels;
-        channel = 0;
-        if (++right == job.windows.taps_wide) {
-            right = 0;
-            down++;
-        }
+        right = 0;
+        if (++down * w.taps_wide < w.taps)
+            return;
+        down = 0;
+        channel += KS_GEMM_DEPTH;
+        term = channel;
     }
 };
 
 /* The copying thread. */
 template <class PLAN, class SOURCE>
-__device__ __forceinline__ void ks_gemm_produce(const ks_gemm_job &job, ks_gemm_barriers *barriers,
-                                                unsigned char *tiles)
+__device__ __forceinline__ void ks_gemm_produce(const ks_gemm_job &job,
+                                                typename PLAN::desk *desk, unsigned char *tiles)
 {
     const int all = job.parts * job.down * job.across * job.phases;
     ks_gemm_place place = {0, 0};
@@ -200,9 +209,9 @@ __device__ __forceinline__ void ks_gemm_produce(const ks_gemm_job &job, ks_gemm_
         const int w_row = tile.phase * job.columns + tile.column;
         SOURCE source(job, tile);
         for (int step = 0; step < job.steps; step++) {
-            uint64_t *full = &barriers->full[place.stage];
+            uint64_t *full = &desk->full[place.stage];
             unsigned char *x = tiles + place.stage * PLAN::STAGE;
-            ks_barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);
+            ks_barrier_wait(&desk->empty[place.stage], place.parity ^ 1);
             ks_barrier_expect(full, PLAN::STAGE);
             source.load(x, job, full);
             ks_matrix_load(x + PLAN::X_TILE, &job.w, full, source.term, w_row);
@@ -212,13 +221,17 @@ __device__ __forceinline__ void ks_gemm_produce(const ks_gemm_job &job, ks_gemm_
     }
 }
 
+/* The token of the first of a thread's sums; of a warpgroup. */
+__device__ __forceinline__ int ks_gemm_first(const ks_gemm_tile &tile, int thread)
+{
+    return tile.token + thread / 32 * 16 + thread % 32 / 4;
+}
+
 /* The token of a thread's r-th sums: row r * 8 of a block of 64, two a block. */
 __device__ __forceinline__ int ks_gemm_token(int first, int r)
 {
     return first + r * 8 + r / 2 * 48;
 }
-
-#endif
 
 /* The pixel of y that is a token's. */
 __device__ __forceinline__ int ks_gemm_pixel(const ks_gemm_job &job, int token, int phase)
@@ -256,19 +269,6 @@ __device__ __forceinline__ void ks_gemm_write(const ks_gemm_job &job, int pixel,
         ks_unit<T, 8>::close(value);
 }
 
-/* The same of GEGLU: 4 outputs, value * gelu(gate). */
-template <class T>
-__device__ __forceinline__ void ks_gemm_write_gated(const ks_gemm_job &job, int token, int output,
-                                                    const float (&value)[8])
-{
-    float y[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        y[i] = value[i] * ks::gelu(value[4 + i]);
-    *reinterpret_cast<uint2 *>(static_cast<T *>(job.y) + token * job.y_stride + output) =
-        make_uint2(ks_pack<T>(y[0], y[1]), ks_pack<T>(y[2], y[3]));
-}
-
 __device__ __forceinline__ void ks_gemm_vector(float (&to)[8], const float *low, const float *high)
 {
     const float4 a = __ldg(reinterpret_cast<const float4 *>(low));
@@ -277,16 +277,14 @@ __device__ __forceinline__ void ks_gemm_vector(float (&to)[8], const float *low,
     to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
 }
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-/* A warpgroup's sums of one tile, to y. first: the thread's first token. */
+/* A warpgroup's sums of one tile, to y, but for GEGLU's. first: the thread's first token. */
 template <class T, int BLOCKS, int COLUMNS, int KIND>
 __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job,
                                                const ks_gemm_tile &tile, int first,
                                                const float (&sum)[BLOCKS][COLUMNS / 8][4])
 {
-    constexpr bool GATED = KIND == KS_GEMM_GATED, WINDOWS = KIND == KS_GEMM_WINDOWS;
-    const int part = (int)threadIdx.x % 4, half = GATED ? job.columns / 2 : 4;
+    constexpr bool WINDOWS = KIND == KS_GEMM_WINDOWS;
+    const int part = (int)threadIdx.x % 4;
     float2 moments[2 * BLOCKS]; /* 0 and 1 without a norm */
     int pixel[2 * BLOCKS];
 #pragma unroll
@@ -302,11 +300,11 @@ __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job,
         const int column = tile.column + g * 32;
         if (column >= job.columns)
             return;
-        const int output = GATED ? column / 2 + part * 4 : column + part * 8;
+        const int output = column + part * 8;
         float bias[8] = {}, sums[8] = {};
         uint4 residual[2 * BLOCKS] = {}, shift[2 * BLOCKS] = {};
         if (job.bias)
-            ks_gemm_vector(bias, job.bias + output, job.bias + output + half);
+            ks_gemm_vector(bias, job.bias + output, job.bias + output + 4);
         if (WINDOWS && job.row_bias)
 #pragma unroll
             for (int r = 0; r < 2 * BLOCKS; r++)
@@ -316,8 +314,8 @@ __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job,
                         ks_gemm_token(first, r) / job.windows.pixels * job.row_bias_stride +
                             output);
         if (!WINDOWS && job.sums)
-            ks_gemm_vector(sums, job.sums + output, job.sums + output + half);
-        if (!GATED && job.residual)
+            ks_gemm_vector(sums, job.sums + output, job.sums + output + 4);
+        if (job.residual)
 #pragma unroll
             for (int r = 0; r < 2 * BLOCKS; r++)
                 if (ks_gemm_token(first, r) < job.tokens)
@@ -336,42 +334,121 @@ __device__ __forceinline__ void ks_gemm_finish(const ks_gemm_job &job,
                 continue;
             if (WINDOWS && job.row_bias)
                 ks_gemm_add<T>(value, shift[r]);
-            if constexpr (GATED)
-                ks_gemm_write_gated<T>(job, token, output, value);
-            else
-                ks_gemm_write<T>(job, pixel[r], output, value, residual[r]);
+            ks_gemm_write<T>(job, pixel[r], output, value, residual[r]);
         }
     }
 }
 
-/* A warpgroup's sums of a part of one tile's terms, as they are, to the part's place. */
-template <int BLOCKS, int COLUMNS>
-__device__ __forceinline__ void ks_gemm_keep(const ks_gemm_job &job, const ks_gemm_tile &tile,
-                                             int first,
-                                             const float (&sum)[BLOCKS][COLUMNS / 8][4])
+/* Where a thread's r-th sums of the g-th 32 columns of tile i lie among those of the parts: a half of
+ * them, and the other half 128 behind. */
+template <class PLAN>
+__device__ __forceinline__ int64_t ks_gemm_kept(int64_t i, int g, int r, int thread)
 {
-    const int64_t wide = (int64_t)job.phases * job.columns;
-    float *place = job.partial + tile.part * job.tokens * wide + tile.phase * job.columns;
+    return (((i * (PLAN::COLUMNS / 32) + g) * (2 * PLAN::BLOCKS) + r) * 2) * 128 + thread;
+}
+
+/* A thread's share of the notes of one of GEGLU's tiles: on its way while the tile is multiplied. */
+template <class PLAN> struct ks_gemm_fetched {
+    static constexpr int COLUMNS = (PLAN::COLUMNS + 127) / 128, ROWS = (PLAN::ROWS + 127) / 128;
+    static constexpr int HALF = PLAN::COLUMNS / 2;
+    float bias[COLUMNS], sums[COLUMNS];
+    float2 moments[ROWS]; /* 0 and 1 without a norm */
+
+    __device__ __forceinline__ void fetch(const ks_gemm_job &job, const ks_gemm_tile &tile, int thread)
+    {
 #pragma unroll
-    for (int g = 0; g < COLUMNS / 32; g++) {
-        const int column = tile.column + g * 32;
-        if (column >= job.columns)
-            return;
+        for (int i = 0; i < COLUMNS; i++) {
+            const int k = i * 128 + thread, value = tile.column / 2 + k % HALF;
+            const bool there = k < PLAN::COLUMNS && 2 * value < job.columns;
+            const int output = value + k / HALF * (job.columns / 2);
+            bias[i] = there && job.bias ? __ldg(job.bias + output) : 0.0f;
+            sums[i] = there && job.sums ? __ldg(job.sums + output) : 0.0f;
+        }
 #pragma unroll
-        for (int r = 0; r < 2 * BLOCKS; r++) {
-            const int token = ks_gemm_token(first, r);
-            if (token >= job.tokens)
-                continue;
-            float4 *to = reinterpret_cast<float4 *>(place + token * wide + column +
-                                                    (int)threadIdx.x % 4 * 8);
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-                to[h] = make_float4(sum[r / 2][g * 4 + h * 2][r % 2 * 2],
-                                    sum[r / 2][g * 4 + h * 2][r % 2 * 2 + 1],
-                                    sum[r / 2][g * 4 + h * 2 + 1][r % 2 * 2],
-                                    sum[r / 2][g * 4 + h * 2 + 1][r % 2 * 2 + 1]);
+        for (int i = 0; i < ROWS; i++) {
+            const int token = tile.token + i * 128 + thread;
+            moments[i] = job.moments && token < job.tokens ? __ldg(job.moments + token) : make_float2(0.0f, 1.0f);
         }
     }
+
+    __device__ __forceinline__ void put(typename PLAN::notes *notes, int thread) const
+    {
+#pragma unroll
+        for (int i = 0; i < COLUMNS; i++)
+            if (i * 128 + thread < PLAN::COLUMNS) {
+                notes->bias[i * 128 + thread] = bias[i];
+                notes->sums[i * 128 + thread] = sums[i];
+            }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++)
+            if (i * 128 + thread < PLAN::ROWS)
+                notes->moments[i * 128 + thread] = moments[i];
+    }
+};
+
+/* 4 values and the 4 gates that belong to them, out of shared memory. */
+__device__ __forceinline__ void ks_gemm_pair(float (&to)[8], const float *values, const float *gates)
+{
+    const float4 a = *reinterpret_cast<const float4 *>(values);
+    const float4 b = *reinterpret_cast<const float4 *>(gates);
+    to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
+    to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
+}
+
+/* A warpgroup's sums of one of GEGLU's tiles: value * gelu(gate) to y. row: the thread's first token within the tile. */
+template <class T, class PLAN>
+__device__ __forceinline__ void ks_gemm_gate(const ks_gemm_job &job, const ks_gemm_tile &tile, int row,
+                                             const typename PLAN::notes &notes,
+                                             const float (&sum)[PLAN::BLOCKS][PLAN::COLUMNS / 8][4])
+{
+    constexpr int TOKENS = 2 * PLAN::BLOCKS;
+    const int part = (int)threadIdx.x % 4 * 4;
+    T *y[TOKENS]; /* the thread's first outputs of its tokens */
+#pragma unroll
+    for (int r = 0; r < TOKENS; r++)
+        y[r] = static_cast<T *>(job.y) + ks_gemm_token(tile.token + row, r) * job.y_stride + tile.column / 2 + part;
+#pragma unroll
+    for (int g = 0; g < PLAN::COLUMNS / 32; g++) {
+        if (tile.column + g * 32 >= job.columns)
+            return;
+        float bias[8], sums[8];
+        const int value = g * 16 + part, gate = PLAN::COLUMNS / 2 + value;
+        ks_gemm_pair(bias, notes.bias + value, notes.bias + gate);
+        ks_gemm_pair(sums, notes.sums + value, notes.sums + gate);
+#pragma unroll
+        for (int r = 0; r < TOKENS; r++) {
+            const float2 moments = notes.moments[ks_gemm_token(row, r)];
+            float s[8], out[4];
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                s[i] = fmaf(fmaf(-moments.x, sums[i], sum[r / 2][g * 4 + i / 2][r % 2 * 2 + i % 2]), moments.y, bias[i]);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                out[i] = s[i] * ks::gelu_short(s[4 + i]);
+            if (ks_gemm_token(tile.token + row, r) < job.tokens)
+                *reinterpret_cast<uint2 *>(y[r] + g * 16) = make_uint2(ks_pack<T>(out[0], out[1]), ks_pack<T>(out[2], out[3]));
+        }
+    }
+}
+
+/* A warpgroup's sums of a part of the terms of tile i, as they are. */
+template <class PLAN>
+__device__ __forceinline__ void
+ks_gemm_keep(const ks_gemm_job &job, int i,
+             const float (&sum)[PLAN::BLOCKS][PLAN::COLUMNS / 8][4])
+{
+#pragma unroll
+    for (int g = 0; g < PLAN::COLUMNS / 32; g++)
+#pragma unroll
+        for (int r = 0; r < 2 * PLAN::BLOCKS; r++) {
+            float4 *to = job.partial + ks_gemm_kept<PLAN>(i, g, r, (int)threadIdx.x % 128);
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                to[h * 128] = make_float4(sum[r / 2][g * 4 + h * 2][r % 2 * 2],
+                                          sum[r / 2][g * 4 + h * 2][r % 2 * 2 + 1],
+                                          sum[r / 2][g * 4 + h * 2 + 1][r % 2 * 2],
+                                          sum[r / 2][g * 4 + h * 2 + 1][r % 2 * 2 + 1]);
+        }
 }
 
 /* Starts the products of a stage. */
@@ -395,7 +472,7 @@ __device__ __forceinline__ void ks_gemm_multiply(float (&sum)[BLOCKS][COLUMNS / 
 template <class T, class PLAN>
 __device__ __forceinline__ void ks_gemm_sum(float (&sum)[PLAN::BLOCKS][PLAN::COLUMNS / 8][4],
                                             const ks_gemm_job &job, int group, int turn, bool last,
-                                            ks_gemm_barriers *barriers, const unsigned char *tiles)
+                                            typename PLAN::desk *desk, const unsigned char *tiles)
 {
     const bool speaks = threadIdx.x % 32 == 0; /* for its warp: a stage has been read */
     ks_gemm_place place = ks_gemm_place_of<PLAN::STAGES>(turn * job.steps);
@@ -403,12 +480,12 @@ __device__ __forceinline__ void ks_gemm_sum(float (&sum)[PLAN::BLOCKS][PLAN::COL
     ks_threads_wait(KS_GEMM_TURN + group, KS_GEMM_USERS);
     for (int step = 0; step < job.steps; step++) {
         const unsigned char *x = tiles + place.stage * PLAN::STAGE;
-        ks_barrier_wait(&barriers->full[place.stage], place.parity);
+        ks_barrier_wait(&desk->full[place.stage], place.parity);
         ks_gemm_multiply<T, PLAN::BLOCKS, PLAN::COLUMNS>(sum, x, x + PLAN::X_TILE, step > 0);
         if (step > 0) {
             ks_wgmma_wait<1>();
             if (speaks)
-                ks_barrier_arrive(&barriers->empty[before]);
+                ks_barrier_arrive(&desk->empty[before]);
         }
         before = place.stage;
         ks_gemm_advance<PLAN::STAGES>(place);
@@ -420,13 +497,13 @@ __device__ __forceinline__ void ks_gemm_sum(float (&sum)[PLAN::BLOCKS][PLAN::COL
     for (int b = 0; b < PLAN::BLOCKS; b++)
         ks_wgmma_settle(sum[b]);
     if (speaks)
-        ks_barrier_arrive(&barriers->empty[before]);
+        ks_barrier_arrive(&desk->empty[before]);
 }
 
 /* Warpgroup `group` of those that multiply. */
 template <class T, class PLAN, int KIND>
 __device__ __forceinline__ void ks_gemm_consume(const ks_gemm_job &job, int group,
-                                                ks_gemm_barriers *barriers,
+                                                typename PLAN::desk *desk,
                                                 const unsigned char *tiles)
 {
     const int all = job.parts * job.down * job.across * job.phases;
@@ -436,17 +513,24 @@ __device__ __forceinline__ void ks_gemm_consume(const ks_gemm_job &job, int grou
         ks_threads_arrive(KS_GEMM_TURN, KS_GEMM_USERS);
     for (int turn = group; i < all; turn += 2, i += 2 * blocks) {
         const ks_gemm_tile tile = ks_gemm_tile_of<PLAN>(job, i);
-        const int first = tile.token + thread / 32 * 16 + thread % 32 / 4;
+        const int first = ks_gemm_first(tile, thread);
         float sum[PLAN::BLOCKS][PLAN::COLUMNS / 8][4];
-        ks_gemm_sum<T, PLAN>(sum, job, group, turn, i + blocks >= all, barriers, tiles);
-        if (KIND != KS_GEMM_GATED && job.parts > 1)
-            ks_gemm_keep<PLAN::BLOCKS, PLAN::COLUMNS>(job, tile, first, sum);
-        else
+        ks_gemm_fetched<PLAN> fetched;
+        if (KIND == KS_GEMM_GATED)
+            fetched.fetch(job, tile, thread);
+        ks_gemm_sum<T, PLAN>(sum, job, group, turn, i + blocks >= all, desk, tiles);
+        if constexpr (KIND == KS_GEMM_GATED) {
+            /* The notes of the tile before are done with: all have met at the beginning of this one's products. */
+            fetched.put(&desk->notes[group], thread);
+            ks_threads_wait(KS_GEMM_NOTES + group, 128);
+            ks_gemm_gate<T, PLAN>(job, tile, first - tile.token, desk->notes[group], sum);
+        } else if (job.parts > 1) {
+            ks_gemm_keep<PLAN>(job, i, sum);
+        } else {
             ks_gemm_finish<T, PLAN::BLOCKS, PLAN::COLUMNS, KIND>(job, tile, first, sum);
+        }
     }
 }
-
-#endif
 
 template <class T, class PLAN, int KIND>
 __global__ void __launch_bounds__(KS_GEMM_BOUND, 1)
@@ -454,12 +538,12 @@ __global__ void __launch_bounds__(KS_GEMM_BOUND, 1)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     unsigned char *tiles = ks_shared;
-    ks_gemm_barriers *barriers =
-        reinterpret_cast<ks_gemm_barriers *>(tiles + PLAN::STAGES * PLAN::STAGE);
+    typename PLAN::desk *desk =
+        reinterpret_cast<typename PLAN::desk *>(tiles + PLAN::STAGES * PLAN::STAGE);
     if (threadIdx.x == 0) {
         for (int s = 0; s < PLAN::STAGES; s++) {
-            ks_barrier_init(&barriers->full[s], 1);
-            ks_barrier_init(&barriers->empty[s], 4); /* the warps of a warpgroup */
+            ks_barrier_init(&desk->full[s], 1);
+            ks_barrier_init(&desk->empty[s], 4); /* the warps of a warpgroup */
         }
         ks_barrier_publish();
     }
@@ -468,33 +552,34 @@ __global__ void __launch_bounds__(KS_GEMM_BOUND, 1)
         ks_registers_lower<24>();
         if (threadIdx.x == 0)
             ks_gemm_produce<PLAN, std::conditional_t<KIND == KS_GEMM_WINDOWS, ks_gemm_taps,
-                                                     ks_gemm_columns>>(job, barriers, tiles);
+                                                     ks_gemm_columns>>(job, desk, tiles);
     } else {
         ks_registers_raise<240>();
-        ks_gemm_consume<T, PLAN, KIND>(job, (int)threadIdx.x / 128 - 1, barriers, tiles);
+        ks_gemm_consume<T, PLAN, KIND>(job, (int)threadIdx.x / 128 - 1, desk, tiles);
     }
 #endif
 }
 
-/* y from the parts' sums, in their order: a thread for 8 outputs of a pixel. */
-template <class T> __global__ void ks_gemm_join(const __grid_constant__ ks_gemm_job job)
+/* y from the parts' sums, in their order: a thread for 8 outputs of a pixel, as they were kept. */
+template <class T, class PLAN>
+__global__ void ks_gemm_join(const __grid_constant__ ks_gemm_job job)
 {
-    const int wide = job.phases * job.columns, units = wide / 8;
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= (int64_t)job.tokens * units)
+    constexpr int groups = PLAN::COLUMNS / 32, rows = 2 * PLAN::BLOCKS;
+    const int place = (int)blockIdx.x, thread = (int)threadIdx.x; /* a block for a g and an r */
+    const int r = place % rows, g = place / rows % groups, i = place / rows / groups;
+    const ks_gemm_tile tile = ks_gemm_tile_of<PLAN>(job, i);
+    const int token = ks_gemm_token(ks_gemm_first(tile, thread), r);
+    const int output = tile.column + g * 32 + thread % 4 * 8;
+    if (token >= job.tokens || output >= job.columns)
         return;
-    const int token = (int)(i / units), place = (int)(i - (int64_t)token * units) * 8;
-    const int phase = place / job.columns, output = place - phase * job.columns;
-    const int pixel = ks_gemm_pixel(job, token, phase);
-    float value[8], more[8], bias[8] = {}, sums[8] = {};
-    const float *from = job.partial + i * 8;
-    ks_gemm_vector(value, from, from + 4);
-    for (int part = 1; part < job.parts; part++) {
-        from += (int64_t)job.tokens * wide;
-        ks_gemm_vector(more, from, from + 4);
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-            value[k] += more[k];
+    const int64_t tiles = (int64_t)job.down * job.across * job.phases;
+    const int pixel = ks_gemm_pixel(job, token, tile.phase);
+    float value[8] = {}, bias[8] = {}, sums[8] = {};
+    for (int part = 0; part < job.parts; part++) {
+        const float4 *from = job.partial + ks_gemm_kept<PLAN>(part * tiles + i, g, r, thread);
+        const float4 low = __ldg(from), high = __ldg(from + 128);
+        value[0] += low.x, value[1] += low.y, value[2] += low.z, value[3] += low.w;
+        value[4] += high.x, value[5] += high.y, value[6] += high.z, value[7] += high.w;
     }
     const float2 moments = job.moments ? job.moments[token] : make_float2(0.0f, 1.0f);
     if (job.bias)

@@ -1,8 +1,11 @@
 /* Group norm with SiLU and layer norm over NHWC.
  *
- * Memory-bound: the least is one read and one write of the tensor. Group norm runs in one of two
- * ways, by the row's shape alone:
- *   - resident: where some of a row's groups over all pixels fit in a block's shared memory, a
+ * Memory-bound: the least is one read and one write of the tensor; the 15 instructions of an
+ * element, two of them for SiLU in the special function unit, take half as long on an H100. Group
+ * norm runs in the first of three ways that a row's shape and the chip allow:
+ *   - clusters (norm_cluster.cuh; sm_90, fp16 and bf16): a row's groups over all pixels lie in the
+ *     shared memory of up to 16 blocks: 1 read, 1 write.
+ *   - blocks: where some of a row's groups over all pixels fit in one block's shared memory, a
  *     block reads them once, takes the mean, then the variance about it, and writes: 1 read,
  *     1 write.
  *   - two passes: a first kernel sums tiles of pixels, a second one finishes the sums and applies
@@ -10,11 +13,12 @@
  * A lane keeps its channels for all its pixels, so that sums are made for each channel first and
  * groups of any width need no second look at the data.
  *
- * Sums of tiles are fp32 about the tile's first pixel, turned into sums about 0 in double, where
- * they stay until the mean and variance. Layer norm keeps a token in the registers of one warp.
+ * In two passes, sums of tiles are fp32 about the tile's first pixel, turned into sums about 0 in
+ * double, where they stay until the mean and variance. Layer norm keeps a token in the registers of
+ * one warp.
  *
- * The floor on an H100 (3.35 TB/s by the vendor's sheet; one read and one write, fp16, 16 rows), and
- * what was reached (bench_unet_gpu --shapes, 2026-11-25):
+ * The floor on an H100 (3.35 TB/s by the vendor's sheet; one read and one write, fp16, 16 rows),
+ * and what was reached before there were clusters (bench_unet_gpu --shapes, 2026-11-25):
  *
  *                                        floor       measured    share
  *   group norm + SiLU 128 x 128 x 320    0.100 ms    0.217 ms    46 %
@@ -27,7 +31,8 @@
 
 #include <algorithm>
 
-#include "vectors.cuh"
+#include "norm_cluster.cuh"
+#include "norm_layer.cuh"
 
 namespace {
 
@@ -39,52 +44,8 @@ enum {
     TILE_BYTES = 64 * 1024,
     LARGE_TILE_BYTES = 256 * 1024,
     MOST_TILES = 64,
-    MOST_LARGE_TILES = 256,
-    LAYER_THREADS = 256
+    MOST_LARGE_TILES = 256
 };
-
-struct norm_job {
-    const void *x;
-    void *y;
-    int64_t x_stride, y_stride;
-    const float *gamma, *beta;
-    int n, pixels, channels, groups;
-    float eps;
-    int silu;
-    int tiles, tile_pixels; /* two passes */
-    int slice;              /* resident: channels of a block */
-    float2 *moments;        /* layer norm: instead of y, each token's mean and 1 / deviation */
-    double2 *sums;          /* two passes: [row][group][tile], of x and of x * x */
-};
-
-extern __shared__ __align__(16) unsigned char shared[];
-
-template <class T>
-__device__ __forceinline__ float silu_of(float x)
-{
-    return __fdividef(x, 1.0f + __expf(-x));
-}
-
-template <> __device__ __forceinline__ float silu_of<float>(float x)
-{
-    return x / (1.0f + expf(-x));
-}
-
-template <class T, int COUNT>
-__device__ __forceinline__ const typename ks_unit<T, COUNT>::raw *
-unit_at(const void *x, int64_t stride, int64_t pixel, int unit)
-{
-    return reinterpret_cast<const typename ks_unit<T, COUNT>::raw *>(static_cast<const T *>(x) +
-                                                                     pixel * stride) + unit;
-}
-
-template <class T, int COUNT>
-__device__ __forceinline__ typename ks_unit<T, COUNT>::raw *unit_at(void *y, int64_t stride,
-                                                                    int64_t pixel, int unit)
-{
-    return reinterpret_cast<typename ks_unit<T, COUNT>::raw *>(static_cast<T *>(y) +
-                                                               pixel * stride) + unit;
-}
 
 /* Adds a thread's pixels to its channels' sums: of x - shift and of (x - shift)^2. */
 template <class T, int COUNT>
@@ -104,8 +65,8 @@ __device__ __forceinline__ void add_unit(const typename ks_unit<T, COUNT>::raw &
 
 /* The sums of a tile's channels by lane: lane_sum, lane_square [lanes][channels]. */
 template <class T, int COUNT>
-__device__ __forceinline__ void sum_lanes(const norm_job &job, int64_t first, int pixels, int lanes,
-                                          float *lane_sum, float *lane_square)
+__device__ __forceinline__ void sum_lanes(const ks_norm_job &job, int64_t first, int pixels,
+                                          int lanes, float *lane_sum, float *lane_square)
 {
     const int units = job.channels / COUNT;
     const int lane = (int)threadIdx.x / units;
@@ -113,20 +74,20 @@ __device__ __forceinline__ void sum_lanes(const norm_job &job, int64_t first, in
         return;
     for (int u = (int)threadIdx.x - lane * units; u < units; u += GROUP_THREADS) {
         float shift[COUNT], sum[COUNT] = {}, square[COUNT] = {};
-        ks_unit<T, COUNT>::open(shift, *unit_at<T, COUNT>(job.x, job.x_stride, first, u));
+        ks_unit<T, COUNT>::open(shift, *ks_norm_unit<T, COUNT>(job.x, job.x_stride, first, u));
         int p = lane;
         for (; p + 3 * lanes < pixels; p += 4 * lanes) {
             typename ks_unit<T, COUNT>::raw unit[4];
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                unit[i] = *unit_at<T, COUNT>(job.x, job.x_stride, first + p + i * lanes, u);
+                unit[i] = *ks_norm_unit<T, COUNT>(job.x, job.x_stride, first + p + i * lanes, u);
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 add_unit<T, COUNT>(unit[i], shift, sum, square);
         }
         for (; p < pixels; p += lanes)
-            add_unit<T, COUNT>(*unit_at<T, COUNT>(job.x, job.x_stride, first + p, u), shift, sum,
-                               square);
+            add_unit<T, COUNT>(*ks_norm_unit<T, COUNT>(job.x, job.x_stride, first + p, u), shift,
+                               sum, square);
 #pragma unroll
         for (int e = 0; e < COUNT; e++) {
             lane_sum[lane * job.channels + u * COUNT + e] = sum[e];
@@ -144,10 +105,10 @@ __host__ __device__ inline int lanes_of(int units, int threads)
 /* First pass: a block sums one tile of one row. Grid: tiles, rows. */
 template <class T, int COUNT>
 __global__ void __launch_bounds__(GROUP_THREADS, 2)
-    group_sums(const __grid_constant__ norm_job job)
+    group_sums(const __grid_constant__ ks_norm_job job)
 {
     const int c = job.channels, lanes = lanes_of(c / COUNT, GROUP_THREADS);
-    double2 *channel_sum = reinterpret_cast<double2 *>(shared);
+    double2 *channel_sum = reinterpret_cast<double2 *>(ks_shared);
     float *lane_sum = reinterpret_cast<float *>(channel_sum + c);
     float *lane_square = lane_sum + lanes * c;
     const int tile_first = (int)blockIdx.x * job.tile_pixels;
@@ -161,7 +122,7 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2)
             sum += lane_sum[l * c + k];
             square += lane_square[l * c + k];
         }
-        ks_unit<T, 1>::open(shift, *unit_at<T, 1>(job.x, job.x_stride, first, k));
+        ks_unit<T, 1>::open(shift, *ks_norm_unit<T, 1>(job.x, job.x_stride, first, k));
         const double s = sum, by = shift[0];
         channel_sum[k] = make_double2(s + pixels * by, square + by * (2.0 * s + pixels * by));
     }
@@ -184,7 +145,7 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2)
 }
 
 /* Each group's mean and 1 / sqrt(variance + eps) from the sums of a row's tiles. */
-__device__ __forceinline__ void finish_sums(const norm_job &job, int row, float2 *group)
+__device__ __forceinline__ void finish_sums(const ks_norm_job &job, int row, float2 *group)
 {
     const double count = (double)job.pixels * (job.channels / job.groups);
     const int lane = (int)threadIdx.x % 32;
@@ -206,73 +167,38 @@ __device__ __forceinline__ void finish_sums(const norm_job &job, int row, float2
     __syncthreads();
 }
 
-/* What is done to a unit's channels: y = (x - mean) * scale + shift, then perhaps SiLU. The mean
- * stands alone: folded into the shift it would cost bits where the variance is small beside it. */
-template <int COUNT> struct affine {
-    float mean[COUNT], scale[COUNT], shift[COUNT];
-};
-
-template <int COUNT>
-__device__ __forceinline__ void affine_of(affine<COUNT> &a, const norm_job &job, int channel,
-                                          const float2 *group, int first_group)
-{
-    const int width = job.channels / job.groups;
-#pragma unroll
-    for (int e = 0; e < COUNT; e++) {
-        const float2 g = group[(channel + e) / width - first_group];
-        a.mean[e] = g.x;
-        a.scale[e] = g.y * job.gamma[channel + e];
-        a.shift[e] = job.beta[channel + e];
-    }
-}
-
-template <class T, int COUNT>
-__device__ __forceinline__ typename ks_unit<T, COUNT>::raw
-apply_unit(const typename ks_unit<T, COUNT>::raw &unit, const affine<COUNT> &a, bool silu)
-{
-    float x[COUNT];
-    ks_unit<T, COUNT>::open(x, unit);
-#pragma unroll
-    for (int e = 0; e < COUNT; e++) {
-        x[e] = fmaf(x[e] - a.mean[e], a.scale[e], a.shift[e]);
-        if (silu)
-            x[e] = silu_of<T>(x[e]);
-    }
-    return ks_unit<T, COUNT>::close(x);
-}
-
 /* Second pass: tiles in the opposite order. Grid: tiles, rows. */
 template <class T, int COUNT>
 __global__ void __launch_bounds__(GROUP_THREADS, 2)
-    group_apply(const __grid_constant__ norm_job job)
+    group_apply(const __grid_constant__ ks_norm_job job)
 {
     const int units = job.channels / COUNT, lanes = lanes_of(units, GROUP_THREADS);
     const int row = job.n - 1 - (int)blockIdx.y;
     const int tile_first = (job.tiles - 1 - (int)blockIdx.x) * job.tile_pixels;
     const int pixels = min(job.tile_pixels, job.pixels - tile_first);
     const int64_t first = (int64_t)row * job.pixels + tile_first;
-    float2 *group = reinterpret_cast<float2 *>(shared);
+    float2 *group = reinterpret_cast<float2 *>(ks_shared);
     finish_sums(job, row, group);
     const int lane = (int)threadIdx.x / units;
     if (lane >= lanes)
         return;
     for (int u = (int)threadIdx.x - lane * units; u < units; u += GROUP_THREADS) {
-        affine<COUNT> a;
-        affine_of(a, job, u * COUNT, group, 0);
+        ks_norm_affine<COUNT> a;
+        ks_norm_affine_of(a, job, u * COUNT, group, 0);
         int p = lane;
         for (; p + 3 * lanes < pixels; p += 4 * lanes) {
             typename ks_unit<T, COUNT>::raw unit[4];
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                unit[i] = *unit_at<T, COUNT>(job.x, job.x_stride, first + p + i * lanes, u);
+                unit[i] = *ks_norm_unit<T, COUNT>(job.x, job.x_stride, first + p + i * lanes, u);
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                *unit_at<T, COUNT>(job.y, job.y_stride, first + p + i * lanes, u) =
-                    apply_unit<T, COUNT>(unit[i], a, job.silu != 0);
+                *ks_norm_unit<T, COUNT>(job.y, job.y_stride, first + p + i * lanes, u) =
+                    ks_norm_apply<T, COUNT>(unit[i], a, job.silu != 0);
         }
         for (; p < pixels; p += lanes)
-            *unit_at<T, COUNT>(job.y, job.y_stride, first + p, u) = apply_unit<T, COUNT>(
-                *unit_at<T, COUNT>(job.x, job.x_stride, first + p, u), a, job.silu != 0);
+            *ks_norm_unit<T, COUNT>(job.y, job.y_stride, first + p, u) = ks_norm_apply<T, COUNT>(
+                *ks_norm_unit<T, COUNT>(job.x, job.x_stride, first + p, u), a, job.silu != 0);
     }
 }
 
@@ -314,7 +240,7 @@ __device__ __forceinline__ void sum_groups(const float (&mine)[COUNT], int lane,
 /* A block has all pixels of `slice` channels of one row. Grid: slices, rows. */
 template <class T>
 __global__ void __launch_bounds__(RESIDENT_THREADS, 2)
-    group_resident(const __grid_constant__ norm_job job)
+    group_resident(const __grid_constant__ ks_norm_job job)
 {
     constexpr int COUNT = 16 / (int)sizeof(T);
     typedef typename ks_unit<T, COUNT>::raw raw;
@@ -323,7 +249,7 @@ __global__ void __launch_bounds__(RESIDENT_THREADS, 2)
     const int width = job.channels / job.groups, groups = job.slice / width;
     const int64_t first = (int64_t)blockIdx.y * job.pixels;
     const int first_unit = (int)blockIdx.x * units;
-    raw *data = reinterpret_cast<raw *>(shared);
+    raw *data = reinterpret_cast<raw *>(ks_shared);
     float *lane_sum = reinterpret_cast<float *>(data + (int64_t)job.pixels * units);
     float *warp_sum = lane_sum + lanes * job.slice;
     float *sum = warp_sum + groups * (RESIDENT_THREADS / 32);
@@ -332,7 +258,8 @@ __global__ void __launch_bounds__(RESIDENT_THREADS, 2)
 
     for (int p = from; p < job.pixels; p += lanes)
         ks_cp_async16(data + p * units + unit,
-                      unit_at<T, COUNT>(job.x, job.x_stride, first + p, first_unit + unit), true);
+                      ks_norm_unit<T, COUNT>(job.x, job.x_stride, first + p, first_unit + unit),
+                      true);
     ks_cp_async_commit();
     ks_cp_async_wait<0>(); /* each thread uses only what it has copied itself */
 
@@ -366,114 +293,33 @@ __global__ void __launch_bounds__(RESIDENT_THREADS, 2)
         group[threadIdx.x].y =
             (float)(1.0 / sqrt((double)(sum[threadIdx.x] / count) + (double)job.eps));
     __syncthreads();
-    affine<COUNT> a;
-    affine_of(a, job, (first_unit + unit) * COUNT, group, (int)blockIdx.x * groups);
+    ks_norm_affine<COUNT> a;
+    ks_norm_affine_of(a, job, (first_unit + unit) * COUNT, group, (int)blockIdx.x * groups);
 #pragma unroll 4
     for (int p = from; p < job.pixels; p += lanes)
-        *unit_at<T, COUNT>(job.y, job.y_stride, first + p, first_unit + unit) =
-            apply_unit<T, COUNT>(data[p * units + unit], a, job.silu != 0);
+        *ks_norm_unit<T, COUNT>(job.y, job.y_stride, first + p, first_unit + unit) =
+            ks_norm_apply<T, COUNT>(data[p * units + unit], a, job.silu != 0);
 }
 
-__device__ __forceinline__ float warp_sum_of(float x)
+/* Layer norm's kernels for tokens of up to so many units a lane. */
+struct layer_kernels {
+    int units;
+    ks_norm_kernel run, moments[3]; /* 1, 2 and 4 tokens a warp */
+};
+
+template <class T, int UNITS> constexpr layer_kernels layer_of()
 {
-    for (int apart = 16; apart; apart /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, apart);
-    return x;
+    return {UNITS,
+            ks_layer_resident<T, UNITS>,
+            {ks_layer_moments<T, UNITS, 1>, ks_layer_moments<T, UNITS, 2>,
+             ks_layer_moments<T, UNITS, 4>}};
 }
 
-/* A warp has one token in its registers, UNITS units a lane. */
-template <class T, int UNITS>
-__global__ void __launch_bounds__(LAYER_THREADS, UNITS * (16 / (int)sizeof(T)) <= 40 ? 3 : 2)
-    layer_resident(const __grid_constant__ norm_job job)
-{
-    constexpr int COUNT = 16 / (int)sizeof(T);
-    typedef typename ks_unit<T, COUNT>::raw raw;
-    const int64_t token =
-        (int64_t)blockIdx.x * (LAYER_THREADS / 32) + (int64_t)(threadIdx.x / 32);
-    const int lane = (int)threadIdx.x % 32, units = job.channels / COUNT;
-    if (token >= (int64_t)job.n * job.pixels)
-        return;
-    raw unit[UNITS];
-    float x[UNITS][COUNT], sum = 0.0f, square = 0.0f;
-#pragma unroll
-    for (int i = 0; i < UNITS; i++)
-        if (lane + 32 * i < units)
-            unit[i] = *unit_at<T, COUNT>(job.x, job.x_stride, token, lane + 32 * i);
-#pragma unroll
-    for (int i = 0; i < UNITS; i++)
-        if (lane + 32 * i < units) {
-            ks_unit<T, COUNT>::open(x[i], unit[i]);
-#pragma unroll
-            for (int e = 0; e < COUNT; e++)
-                sum += x[i][e];
-        }
-    const float mean = warp_sum_of(sum) / (float)job.channels;
-#pragma unroll
-    for (int i = 0; i < UNITS; i++)
-        if (lane + 32 * i < units)
-#pragma unroll
-            for (int e = 0; e < COUNT; e++) {
-                x[i][e] -= mean;
-                square = fmaf(x[i][e], x[i][e], square);
-            }
-    const float scale = 1.0f / sqrtf(warp_sum_of(square) / (float)job.channels + job.eps);
-    if (job.moments) {
-        if (lane == 0)
-            job.moments[token] = make_float2(mean, scale);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < UNITS; i++)
-        if (lane + 32 * i < units) {
-            const int channel = (lane + 32 * i) * COUNT;
-#pragma unroll
-            for (int e = 0; e < COUNT; e += 4) {
-                const float4 gamma = *reinterpret_cast<const float4 *>(job.gamma + channel + e);
-                const float4 beta = *reinterpret_cast<const float4 *>(job.beta + channel + e);
-                x[i][e] = fmaf(x[i][e] * scale, gamma.x, beta.x);
-                x[i][e + 1] = fmaf(x[i][e + 1] * scale, gamma.y, beta.y);
-                x[i][e + 2] = fmaf(x[i][e + 2] * scale, gamma.z, beta.z);
-                x[i][e + 3] = fmaf(x[i][e + 3] * scale, gamma.w, beta.w);
-            }
-            *unit_at<T, COUNT>(job.y, job.y_stride, token, lane + 32 * i) =
-                ks_unit<T, COUNT>::close(x[i]);
-        }
-}
-
-/* Any width and alignment: a warp reads its token three times. */
-template <class T>
-__global__ void __launch_bounds__(LAYER_THREADS) layer_any(const __grid_constant__ norm_job job)
-{
-    const int64_t token =
-        (int64_t)blockIdx.x * (LAYER_THREADS / 32) + (int64_t)(threadIdx.x / 32);
-    const int lane = (int)threadIdx.x % 32;
-    if (token >= (int64_t)job.n * job.pixels)
-        return;
-    const T *x = static_cast<const T *>(job.x) + token * job.x_stride;
-    T *y = static_cast<T *>(job.y) + token * job.y_stride;
-    float sum = 0.0f, square = 0.0f;
-    for (int k = lane; k < job.channels; k += 32)
-        sum += (float)x[k];
-    const float mean = warp_sum_of(sum) / (float)job.channels;
-    for (int k = lane; k < job.channels; k += 32)
-        square = fmaf((float)x[k] - mean, (float)x[k] - mean, square);
-    const float scale = 1.0f / sqrtf(warp_sum_of(square) / (float)job.channels + job.eps);
-    if (job.moments && lane == 0)
-        job.moments[token] = make_float2(mean, scale);
-    for (int k = lane; k < job.channels && !job.moments; k += 32)
-        y[k] = T(fmaf(((float)x[k] - mean) * scale, job.gamma[k], job.beta[k]));
-}
-
-typedef void (*norm_kernel)(norm_job);
-
-/* The kernels of one type. count: elements of a 16-byte unit. */
+/* The kernels of one type, the layers' by rising units. */
 struct norm_kernels {
     int size;
-    norm_kernel sums, sums_any, apply, apply_any, resident, layer_any;
-    struct {
-        int units;
-        norm_kernel run;
-    } layer[5]; /* by rising units a lane */
+    ks_norm_kernel sums, sums_any, apply, apply_any, resident, layer_any;
+    layer_kernels layer[5];
 };
 
 template <class T, int A, int B, int C, int D, int E> norm_kernels kernels_of()
@@ -485,12 +331,9 @@ template <class T, int A, int B, int C, int D, int E> norm_kernels kernels_of()
             group_apply<T, COUNT>,
             group_apply<T, 1>,
             group_resident<T>,
-            layer_any<T>,
-            {{A, layer_resident<T, A>},
-             {B, layer_resident<T, B>},
-             {C, layer_resident<T, C>},
-             {D, layer_resident<T, D>},
-             {E, layer_resident<T, E>}}};
+            ks_layer_any<T>,
+            {layer_of<T, A>(), layer_of<T, B>(), layer_of<T, C>(), layer_of<T, D>(),
+             layer_of<T, E>()}};
 }
 
 /* NULL for a type that is none of the three. */
@@ -520,7 +363,7 @@ int tiles_of(int64_t pixels, int channels)
 }
 
 /* Shared memory of the resident kernel for a slice of so many channels. */
-int64_t resident_shared(const norm_job &job, int slice, int size)
+int64_t resident_shared(const ks_norm_job &job, int slice, int size)
 {
     const int lanes = RESIDENT_THREADS / std::max(1, slice * size / 16);
     const int groups = slice / (job.channels / job.groups);
@@ -530,7 +373,7 @@ int64_t resident_shared(const norm_job &job, int slice, int size)
 }
 
 /* Channels of a block of the resident kernel, or 0 where no slice is whole units and fits. */
-int resident_slice(const norm_job &job, int size)
+int resident_slice(const ks_norm_job &job, int size)
 {
     const int width = job.channels / job.groups;
     for (int groups = 1; groups <= job.groups; groups++) {
@@ -546,7 +389,7 @@ int resident_slice(const norm_job &job, int size)
     return 0;
 }
 
-bool job_of(norm_job *job, ks_act y, ks_act x, const float *gamma, const float *beta, float eps)
+bool job_of(ks_norm_job *job, ks_act y, ks_act x, const float *gamma, const float *beta, float eps)
 {
     const int64_t pixels = (int64_t)x.h * x.w;
     *job = {};
@@ -557,8 +400,25 @@ bool job_of(norm_job *job, ks_act y, ks_act x, const float *gamma, const float *
            pixels < 1 << 30;
 }
 
-int group_two_passes(void *stream, norm_job job, const norm_kernels *kernels, bool vectors)
+bool group_job_of(ks_norm_job *job, ks_dtype type, ks_act y, ks_act x, const float *gamma,
+                  const float *beta, int groups, float eps, bool silu)
 {
+    if (!kernels_for(type) || !job_of(job, y, x, gamma, beta, eps) || groups <= 0 ||
+        x.c % groups != 0)
+        return false;
+    job->groups = groups, job->silu = silu;
+    return true;
+}
+
+bool both_on_vectors(ks_act y, ks_act x, ks_dtype type)
+{
+    const int size = kernels_for(type)->size;
+    return on_vectors(x, size) && on_vectors(y, size);
+}
+
+int by_two_passes(void *stream, ks_norm_job job, ks_dtype type, bool vectors)
+{
+    const norm_kernels *kernels = kernels_for(type);
     const int units = vectors ? job.channels * kernels->size / 16 : job.channels;
     const size_t c = (size_t)job.channels, lanes = (size_t)lanes_of(units, GROUP_THREADS);
     job.tiles = tiles_of(job.pixels, job.channels);
@@ -572,20 +432,56 @@ int group_two_passes(void *stream, norm_job job, const norm_kernels *kernels, bo
                      (size_t)job.groups * sizeof(float2), stream, job);
 }
 
-/* vectors: x, and what else there is, lie on 16-byte boundaries. */
-int layer_launch(void *stream, const norm_job &job, const norm_kernels *kernels, bool vectors)
+/* Whether clusters can be tried; the chip says the rest at the launch. */
+bool suits_clusters(const ks_norm_job &job, ks_dtype type, bool vectors)
 {
-    const int64_t tokens = (int64_t)job.n * job.pixels;
+    return vectors && (type == KS_F16 || type == KS_BF16) &&
+           reinterpret_cast<uintptr_t>(job.gamma) % 16 == 0 &&
+           reinterpret_cast<uintptr_t>(job.beta) % 16 == 0;
+}
+
+int by_clusters(void *stream, ks_norm_job job, ks_dtype type, bool vectors)
+{
+    const ks_norm_cluster_kernel *kernel =
+        suits_clusters(job, type, vectors) ? ks_norm_cluster_plan(&job) : nullptr;
+    return kernel ? ks_norm_cluster_launch(stream, job, *kernel, type)
+                  : (int)cudaErrorNotSupported;
+}
+
+int by_blocks(void *stream, ks_norm_job job, ks_dtype type, bool vectors)
+{
+    const norm_kernels *kernels = kernels_for(type);
+    job.slice = vectors ? resident_slice(job, kernels->size) : 0;
+    if (job.slice == 0)
+        return (int)cudaErrorNotSupported;
+    return ks_launch(kernels->resident, dim3((unsigned)(job.channels / job.slice), (unsigned)job.n),
+                     RESIDENT_THREADS, (size_t)resident_shared(job, job.slice, kernels->size),
+                     stream, job);
+}
+
+/* The ways, best first; cudaErrorNotSupported: not this row, or not on this chip. */
+int (*const ways[KS_CUDA_NORM_WAYS])(void *stream, ks_norm_job job, ks_dtype type, bool vectors) = {
+    by_clusters, by_blocks, by_two_passes};
+
+/* The kernels for tokens in registers; NULL where they are too wide. */
+const layer_kernels *layer_for(const norm_kernels *kernels, int channels)
+{
+    for (const layer_kernels &layer : kernels->layer)
+        if (layer.units * 32 * 16 >= channels * kernels->size)
+            return &layer;
+    return nullptr;
+}
+
+/* A warp for every `each` tokens. */
+int layer_launch(void *stream, const ks_norm_job &job, ks_norm_kernel kernel, int each)
+{
+    const int64_t tokens = (int64_t)job.n * job.pixels, some = KS_LAYER_THREADS / 32 * each;
+    const int64_t blocks = (tokens + some - 1) / some;
     if (tokens == 0)
         return (int)cudaSuccess;
-    norm_kernel run = kernels->layer_any;
-    for (int i = 4; vectors && i >= 0; i--)
-        if (kernels->layer[i].units * 32 * 16 >= job.channels * kernels->size)
-            run = kernels->layer[i].run;
-    const int64_t blocks = (tokens + LAYER_THREADS / 32 - 1) / (LAYER_THREADS / 32);
     if (blocks > INT_MAX)
         return (int)cudaErrorInvalidValue;
-    return ks_launch(run, dim3((unsigned)blocks), LAYER_THREADS, 0, stream, job);
+    return ks_launch(kernel, dim3((unsigned)blocks), KS_LAYER_THREADS, 0, stream, job);
 }
 
 } // namespace
@@ -595,47 +491,94 @@ size_t ks_cuda_group_norm_workspace(int n, int groups, int64_t pixels, int chann
     return (size_t)n * (size_t)groups * (size_t)tiles_of(pixels, channels) * sizeof(double2);
 }
 
-int ks_cuda_group_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
-                       const float *beta, int groups, float eps, bool silu, void *workspace,
-                       size_t workspace_bytes)
+int ks_cuda_group_norm_by(ks_cuda_norm_way way, void *stream, ks_dtype type, ks_act y, ks_act x,
+                          const float *gamma, const float *beta, int groups, float eps, bool silu,
+                          void *workspace, size_t workspace_bytes)
 {
-    const norm_kernels *kernels = kernels_for(type);
-    norm_job job;
-    if (!kernels || !job_of(&job, y, x, gamma, beta, eps) || groups <= 0 || x.c % groups != 0 ||
+    ks_norm_job job;
+    if (!group_job_of(&job, type, y, x, gamma, beta, groups, eps, silu) ||
         workspace_bytes < ks_cuda_group_norm_workspace(x.n, groups, job.pixels, x.c))
         return (int)cudaErrorInvalidValue;
     if (x.n == 0 || job.pixels == 0)
         return (int)cudaSuccess;
-    job.groups = groups, job.silu = silu;
     job.sums = static_cast<double2 *>(workspace);
-    const bool vectors = on_vectors(x, kernels->size) && on_vectors(y, kernels->size);
-    job.slice = vectors ? resident_slice(job, kernels->size) : 0;
-    if (job.slice == 0)
-        return group_two_passes(stream, job, kernels, vectors);
-    return ks_launch(kernels->resident, dim3((unsigned)(x.c / job.slice), (unsigned)x.n),
-                     RESIDENT_THREADS, (size_t)resident_shared(job, job.slice, kernels->size),
-                     stream, job);
+    return ways[way](stream, job, type, both_on_vectors(y, x, type));
+}
+
+const char *ks_cuda_group_norm_kernel(int kernel)
+{
+    return kernel >= 0 && kernel < KS_NORM_KERNELS ? ks_norm_cluster_kernels[kernel].name : nullptr;
+}
+
+int ks_cuda_group_norm_split(int kernel, int segment, int ranks, void *stream, ks_dtype type,
+                             ks_act y, ks_act x, const float *gamma, const float *beta, int groups,
+                             float eps, bool silu)
+{
+    ks_norm_job job;
+    if (!group_job_of(&job, type, y, x, gamma, beta, groups, eps, silu) || kernel < 0 ||
+        kernel >= KS_NORM_KERNELS || ranks < 1 || ranks > KS_CLUSTER_MOST)
+        return (int)cudaErrorInvalidValue;
+    if (x.n == 0 || job.pixels == 0)
+        return (int)cudaSuccess;
+    if (!suits_clusters(job, type, both_on_vectors(y, x, type)) ||
+        !ks_norm_split(&job, ks_norm_cluster_kernels[kernel], segment, ranks))
+        return (int)cudaErrorNotSupported;
+    return ks_norm_cluster_launch(stream, job, ks_norm_cluster_kernels[kernel], type);
+}
+
+int ks_cuda_group_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
+                       const float *beta, int groups, float eps, bool silu, void *workspace,
+                       size_t workspace_bytes)
+{
+    int failed = (int)cudaErrorNotSupported;
+    for (int way = 0; way < KS_CUDA_NORM_WAYS && failed == (int)cudaErrorNotSupported; way++)
+        failed = ks_cuda_group_norm_by((ks_cuda_norm_way)way, stream, type, y, x, gamma, beta,
+                                       groups, eps, silu, workspace, workspace_bytes);
+    return failed;
+}
+
+int ks_cuda_group_norm_cluster(const char **kernel, ks_dtype type, ks_act x, int groups)
+{
+    ks_norm_job job;
+    if (!group_job_of(&job, type, x, x, nullptr, nullptr, groups, 0.0f, false) ||
+        !suits_clusters(job, type, both_on_vectors(x, x, type)))
+        return 0;
+    const ks_norm_cluster_kernel *planned = ks_norm_cluster_plan(&job);
+    *kernel = planned ? planned->name : "";
+    return planned ? job.ranks : 0;
 }
 
 int ks_cuda_layer_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
                        const float *beta, float eps)
 {
     const norm_kernels *kernels = kernels_for(type);
-    norm_job job;
+    ks_norm_job job;
     if (!kernels || !job_of(&job, y, x, gamma, beta, eps))
         return (int)cudaErrorInvalidValue;
     const bool vectors = on_vectors(x, kernels->size) && on_vectors(y, kernels->size) &&
                          reinterpret_cast<uintptr_t>(gamma) % 16 == 0 &&
                          reinterpret_cast<uintptr_t>(beta) % 16 == 0;
-    return layer_launch(stream, job, kernels, vectors);
+    const layer_kernels *layer = vectors ? layer_for(kernels, x.c) : nullptr;
+    return layer_launch(stream, job, layer ? layer->run : kernels->layer_any, 1);
+}
+
+int ks_cuda_layer_moments_by(int tokens, void *stream, ks_dtype type, float *moments, ks_act x,
+                             float eps)
+{
+    const norm_kernels *kernels = kernels_for(type);
+    const int choice = tokens / 2;
+    ks_norm_job job;
+    if (!kernels || !job_of(&job, x, x, nullptr, nullptr, eps) || tokens < 1 || tokens > 4 ||
+        tokens == 3)
+        return (int)cudaErrorInvalidValue;
+    job.moments = reinterpret_cast<float2 *>(moments);
+    const layer_kernels *layer =
+        on_vectors(x, kernels->size) ? layer_for(kernels, x.c) : nullptr;
+    return layer ? layer_launch(stream, job, layer->moments[choice], tokens)
+                 : layer_launch(stream, job, kernels->layer_any, 1);
 }
 
 int ks_cuda_layer_moments(void *stream, ks_dtype type, float *moments, ks_act x, float eps)
 {
-    const norm_kernels *kernels = kernels_for(type);
-    norm_job job;
-    if (!kernels || !job_of(&job, x, x, nullptr, nullptr, eps))
-        return (int)cudaErrorInvalidValue;
-    job.moments = reinterpret_cast<float2 *>(moments);
-    return layer_launch(stream, job, kernels, on_vectors(x, kernels->size));
+    return ks_cuda_layer_moments_by(1, stream, type, moments, x, eps);
 }

@@ -69,6 +69,24 @@ __device__ __forceinline__ float gelu(float x)
     return 0.5f * x * (1.0f + erff(x * 0.70710678f));
 }
 
+/* The same within 5e-6 of itself, for results of 16 bits; half the instructions. Phi(-a), a >= 0, is 2 to a polynomial, the
+ * minimax one of degree 7 on (0, 5.6), which goes on falling beyond. */
+__device__ __forceinline__ float gelu_short(float x)
+{
+    const float a = fabsf(x);
+    float p = -1.43082838e-06f;
+    p = fmaf(p, a, 5.48918185e-05f);
+    p = fmaf(p, a, -0.000887165666f);
+    p = fmaf(p, a, 0.00836965462f);
+    p = fmaf(p, a, -0.0537334834f);
+    p = fmaf(p, a, -0.458644851f);
+    p = fmaf(p, a, -1.15119263f);
+    p = fmaf(p, a, -1.0f);
+    float tail;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(tail) : "f"(p));
+    return fmaf(-a, tail, fmaxf(x, 0.0f));
+}
+
 __device__ __forceinline__ float activated(float x, ks_activation activation)
 {
     switch (activation) {

@@ -283,10 +283,11 @@ __device__ __forceinline__ uint64_t ks_wgmma_tile(const void *tile, int offset)
         KS_F4(d[12]), KS_F4(d[13]), KS_F4(d[14]), KS_F4(d[15]), \
         KS_F4(d[16]), KS_F4(d[17]), KS_F4(d[18]), KS_F4(d[19])
 
-/* Each gives, for one type and N: scores, d (64 x N) = or += a b^T with both k-major tiles in
- * shared memory (add: 0 or 1); or values, d = or += a b with a in registers and b a transposed
- * tile. */
+/* For one type and N: ks_wgmma's scores, d (64 x N) = or += a b^T with both k-major tiles in shared
+ * memory (add: 0 or 1); and ks_wgmma_values' values, d = or += a b with a in registers and b a
+ * transposed tile. */
 template <class T, int N> struct ks_wgmma;
+template <class T, int N> struct ks_wgmma_values;
 
 #define KS_WGMMA_SCORES(TYPE, NAME, N, DA, DB, ADD)                                               \
     template <> struct ks_wgmma<TYPE, N> {                                                         \
@@ -302,7 +303,7 @@ template <class T, int N> struct ks_wgmma;
     };
 
 #define KS_WGMMA_VALUES(TYPE, NAME, N, A, B, ADD)                                                  \
-    template <> struct ks_wgmma<TYPE, N> {                                                         \
+    template <> struct ks_wgmma_values<TYPE, N> {                                                  \
         static __device__ __forceinline__ void values(float (*d)[4], const uint32_t (&a)[4],       \
                                                       uint64_t b, int add)                         \
         {                                                                                          \
@@ -315,6 +316,7 @@ template <class T, int N> struct ks_wgmma;
     };
 
 #define KS_WGMMA_TYPE(TYPE, NAME)                                                                  \
+    KS_WGMMA_SCORES(TYPE, NAME, 64, "%32", "%33", "%34")                                           \
     KS_WGMMA_SCORES(TYPE, NAME, 80, "%40", "%41", "%42")                                           \
     KS_WGMMA_SCORES(TYPE, NAME, 96, "%48", "%49", "%50")                                           \
     KS_WGMMA_SCORES(TYPE, NAME, 128, "%64", "%65", "%66")                                          \

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "backend/group.h"
+#include "backend/noise.h"
 #include "base/error.h"
 
 typedef enum ks_dtype { KS_F32, KS_F16, KS_BF16, KS_F64, KS_I32, KS_I64, KS_U8 } ks_dtype;
@@ -142,6 +143,7 @@ struct ks_ops {
     char device[128];  /* the device in words, for the output file */
     char precision[8]; /* compute type: "fp32", "fp16", "bf16" */
     int threads;       /* CPU threads it uses (cpu only) */
+    bool slices;       /* every operation reads and writes slices of wider pixels as fast as dense ones */
     bool fault;        /* memory was refused or a failure handed out: what was queued is lost, other devices may do better */
     void *self;
 
@@ -235,6 +237,8 @@ struct ks_ops {
 
     /* --- lanes' arithmetic: float32 device arrays --- */
     void (*lincomb)(ks_ops *ops, const ks_lincomb_op *op, int count); /* in order if they depend */
+    /* The draws of all ops, in whatever order: no op's arrays or state overlap another's. NULL: noise is made on the host. */
+    void (*noise)(ks_ops *ops, const ks_noise_op *op, int count);
     /* out [channels, h, w] = that window of x [channels, height, width]. */
     void (*crop)(ks_ops *ops, float *out, const float *x, int channels, int height, int width,
                  ks_window at);

@@ -84,7 +84,8 @@ int ks_model_decode(ks_model *m, const float *latent, int n, int height, int wid
 /* Multiply-adds of one row's UNet call at a latent size and context length, for estimates; keys and
  * values of the context, which are made once, are not counted. */
 double ks_unet_macs(const ks_unet_config *c, int height, int width, int tokens);
-/* Device bytes of one row's activations at their peak, roughly, at `element` bytes each. */
+/* Device bytes of one row's activations at their peak, roughly, at `element` bytes each; with a
+ * backend that has no slices (ops.h) they are up to a quarter fewer. */
 double ks_unet_activation_bytes(const ks_unet_config *c, int height, int width, int element);
 /* Device bytes of one conditioning's keys and values. */
 double ks_unet_conditioning_bytes(const ks_unet_config *c, int tokens, int element);

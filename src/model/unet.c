@@ -134,9 +134,11 @@ void ks_unet_free(ks_unet *u)
 
 /* --- one call --- */
 
-/* A call under way. The stages hand their output on in one of two buffers that fit the widest: what
- * a stage reads is never what it writes. The skip connections have memory of their own until the
- * end. */
+/* A call under way. An output stage reads what the stage before it made and a skip connection, side
+ * by side. With a backend that has slices both are written where they are read. Else the stages hand
+ * on their output in one of the two buffers, the skip connections have memory of their own, and an
+ * output stage joins the two. Within a stage the buffers hold what it has in between; what an
+ * operation reads is never what it writes. */
 typedef struct running {
     const ks_unet *u;
     ks_ops *ops;
@@ -144,33 +146,84 @@ typedef struct running {
     ks_act time; /* [n, 1, 1, time_width] */
     void *buffer[2];
     int turn;
-    ks_act skip[KS_UNET_STAGES];
-    int skips;
+    ks_act skip[KS_UNET_STAGES];   /* of the input stages */
+    ks_act joined[KS_UNET_STAGES]; /* of the output stages, with slices */
 } running;
+
+/* An activation's sides at a level; no data. */
+static ks_act at_level(const running *r, int level, int c)
+{
+    const ks_unet_call *call = r->call;
+    return ks_act_on(NULL, call->n, ks_unet_side(call->height, level),
+                     ks_unet_side(call->width, level), c);
+}
+
+static ks_act new_at_level(const running *r, int level, int c)
+{
+    const ks_act a = at_level(r, level, c);
+    return r->ops->act(r->ops, a.n, a.h, a.w, c);
+}
 
 /* The buffer that was not handed out last. */
 static ks_act other(running *r, int level, int c)
 {
-    const ks_unet_call *call = r->call;
+    ks_act a = at_level(r, level, c);
     r->turn = !r->turn;
-    return ks_act_on(r->buffer[r->turn], call->n, ks_unet_side(call->height, level),
-                     ks_unet_side(call->width, level), c);
+    a.data = r->buffer[r->turn];
+    return a;
 }
 
-/* Room for twice the widest activation between stages. */
+/* The level that a stage's output has. */
+static int level_after(const ks_unet_stage *s)
+{
+    return s->level + (s->down ? 1 : 0) - (s->up ? 1 : 0);
+}
+
+/* Room for twice the widest activation that is handed on. */
 static void make_buffers(running *r)
 {
-    const ks_unet_call *call = r->call;
     int widest = 0;
     for (int i = 0; i < r->u->stages; i++) {
         const ks_unet_stage *s = &r->u->layer[i].shape;
-        int level = s->level - (s->up ? 1 : 0);
-        int size = ks_unet_side(call->height, level) * ks_unet_side(call->width, level) * s->out;
-        if (size > widest)
-            widest = size;
+        const ks_act a = at_level(r, r->ops->slices ? s->level : level_after(s), s->out);
+        if (a.h * a.w * a.c > widest)
+            widest = a.h * a.w * a.c;
     }
     for (int i = 0; i < 2; i++)
-        r->buffer[i] = r->ops->act(r->ops, call->n, 1, 1, widest).data;
+        r->buffer[i] = r->ops->act(r->ops, r->call->n, 1, 1, widest).data;
+}
+
+/* What all output stages read. */
+static void make_joined(running *r)
+{
+    for (int i = 0; r->ops->slices && i < r->u->stages; i++) {
+        const ks_unet_stage *s = &r->u->layer[i].shape;
+        if (s->part == KS_UNET_OUTPUT)
+            r->joined[i] = new_at_level(r, s->level, s->in);
+    }
+}
+
+/* The stage that reads stage i's output as its skip connection: the first's is the last's, and so
+ * on. */
+static int skips_to(const running *r, int i)
+{
+    return r->u->stages - 1 - i;
+}
+
+/* Where stage i's output belongs. */
+static ks_act output_of(running *r, int i)
+{
+    const ks_unet_stage *s = &r->u->layer[i].shape;
+    const size_t element = ks_element_size(r->ops);
+    if (s->part == KS_UNET_INPUT) {
+        const ks_act joined = r->joined[skips_to(r, i)];
+        return r->skip[i] = r->ops->slices
+                                ? ks_act_slice(joined, joined.c - s->out, s->out, element)
+                                : new_at_level(r, level_after(s), s->out);
+    }
+    if (r->ops->slices && i + 1 < r->u->stages)
+        return ks_act_slice(r->joined[i + 1], 0, s->out, element);
+    return other(r, level_after(s), s->out);
 }
 
 /* Sinusoids of the timestep through two linears, plus y's embedding; then every residual block's
@@ -205,86 +258,101 @@ static void run_resblock(running *r, const ks_unet_layer *layer, int which, ks_a
     ks_resblock_run(res, r->ops, y, x, time);
 }
 
-static ks_act new_skip(running *r, int level, int c)
+static void run_transformer(running *r, const ks_unet_layer *layer, ks_act y, ks_act x)
 {
-    const ks_unet_call *call = r->call;
-    int h = ks_unet_side(call->height, level), w = ks_unet_side(call->width, level);
-    return r->skip[r->skips++] = r->ops->act(r->ops, call->n, h, w, c);
+    ks_transformer_run(&layer->transformer, r->ops, y, x, r->call->kv + layer->kv);
 }
 
-static ks_act run_input(running *r, const ks_unet_layer *layer, ks_act x)
+/* What stage i makes next: its output with its last operation. */
+static ks_act next(running *r, int i, bool last)
 {
+    const ks_unet_stage *s = &r->u->layer[i].shape;
+    return last ? output_of(r, i) : other(r, s->level, s->out);
+}
+
+static ks_act run_input(running *r, int i, ks_act x)
+{
+    const ks_unet_layer *layer = &r->u->layer[i];
     const ks_unet_stage *s = &layer->shape;
     const ks_conv how = {.stride = s->down ? 2 : 1, .pad = 1};
-    ks_act y = new_skip(r, s->level + (s->down ? 1 : 0), s->out);
+    ks_act y = output_of(r, i);
     if (s->resblocks == 0) {
         r->ops->conv(r->ops, y, x, layer->conv, &how);
     } else if (s->transformer) {
         ks_act between = other(r, s->level, s->out);
         run_resblock(r, layer, 0, between, x);
-        ks_transformer_run(&layer->transformer, r->ops, y, between, r->call->kv + layer->kv);
+        run_transformer(r, layer, y, between);
     } else {
         run_resblock(r, layer, 0, y, x);
     }
     return y;
 }
 
-static ks_act run_middle(running *r, const ks_unet_layer *layer, ks_act x)
+static ks_act run_middle(running *r, int i, ks_act x)
 {
-    const ks_unet_stage *s = &layer->shape;
-    ks_act y = other(r, s->level, s->out);
+    const ks_unet_layer *layer = &r->u->layer[i];
+    ks_act y = next(r, i, !layer->shape.transformer);
     run_resblock(r, layer, 0, y, x);
-    if (!s->transformer)
+    if (!layer->shape.transformer)
         return y;
-    ks_act attended = other(r, s->level, s->out);
-    ks_transformer_run(&layer->transformer, r->ops, attended, y, r->call->kv + layer->kv);
-    y = other(r, s->level, s->out);
+    ks_act attended = next(r, i, false);
+    run_transformer(r, layer, attended, y);
+    y = next(r, i, true);
     run_resblock(r, layer, 1, y, attended);
     return y;
 }
 
 /* To the size of the level above: twice, or one less where that was odd. */
-static ks_act run_upsample(running *r, const ks_unet_layer *layer, ks_act x)
+static ks_act run_upsample(running *r, int i, ks_act x)
 {
     const ks_conv how = {.stride = 1, .pad = 1, .upsample = true};
-    ks_act y = other(r, layer->shape.level - 1, x.c);
-    r->ops->conv(r->ops, y, x, layer->conv, &how);
+    ks_act y = next(r, i, true);
+    r->ops->conv(r->ops, y, x, r->u->layer[i].conv, &how);
     return y;
 }
 
-static ks_act run_output(running *r, const ks_unet_layer *layer, ks_act x)
+/* What output stage i reads, x being the output of the one before it. */
+static ks_act joined_for(running *r, int i, ks_act x)
 {
-    ks_ops *ops = r->ops;
+    if (r->ops->slices)
+        return r->joined[i];
+    ks_act joined = r->ops->act(r->ops, x.n, x.h, x.w, r->u->layer[i].shape.in);
+    r->ops->concat(r->ops, joined, x, r->skip[skips_to(r, i)]);
+    return joined;
+}
+
+static ks_act run_output(running *r, int i, ks_act x)
+{
+    const ks_unet_layer *layer = &r->u->layer[i];
     const ks_unet_stage *s = &layer->shape;
-    size_t mark = ops->mark(ops);
-    ks_act joined = ops->act(ops, x.n, x.h, x.w, s->in);
-    ops->concat(ops, joined, x, r->skip[--r->skips]);
-    ks_act y = other(r, s->level, s->out);
+    size_t mark = r->ops->mark(r->ops);
+    ks_act joined = joined_for(r, i, x);
+    ks_act y = next(r, i, !s->transformer && !s->up);
     run_resblock(r, layer, 0, y, joined);
-    ops->unwind(ops, mark);
+    r->ops->unwind(r->ops, mark);
     if (s->transformer) {
-        ks_act attended = other(r, s->level, s->out);
-        ks_transformer_run(&layer->transformer, ops, attended, y, r->call->kv + layer->kv);
+        ks_act attended = next(r, i, !s->up);
+        run_transformer(r, layer, attended, y);
         y = attended;
     }
-    return s->up ? run_upsample(r, layer, y) : y;
+    return s->up ? run_upsample(r, i, y) : y;
 }
 
 void ks_unet_run(const ks_unet *u, ks_ops *ops, const ks_unet_call *call)
 {
-    static ks_act (*const run[])(running *, const ks_unet_layer *, ks_act) = {run_input, run_middle,
-                                                                              run_output};
+    static ks_act (*const run[])(running *, int, ks_act) = {run_input, run_middle, run_output};
     const ks_unet_config *c = u->config;
     const ks_conv how = {.stride = 1, .pad = 1};
     running r = {.u = u, .ops = ops, .call = call};
     size_t mark = ops->mark(ops);
     embed_time(&r);
     make_buffers(&r);
+    make_joined(&r);
     ks_act x = ops->act(ops, call->n, call->height, call->width, c->in_channels);
     ks_act out = ops->act(ops, call->n, call->height, call->width, c->out_channels);
     ops->from_latents(ops, x, call->x, call->scale);
     for (int i = 0; i < u->stages; i++)
-        x = run[u->layer[i].shape.part](&r, &u->layer[i], x);
+        x = run[u->layer[i].shape.part](&r, i, x);
     ops->group_norm(ops, x, x, u->out_norm, KS_GROUPS, norm_eps, true);
     ops->conv(ops, out, x, u->out_conv, &how);
     ops->to_latents(ops, call->out, out);

@@ -124,11 +124,11 @@ double ks_unet_macs(const ks_unet_config *c, int height, int width, int tokens)
     return macs + 9.0 * height * width * c->model_channels * c->out_channels;
 }
 
-/* Channels times pixels of a stage's scratch at its peak: the concatenated input and a residual
- * block's two activations, or a transformer's tokens, their norm and the feed-forward's inside. */
+/* Channels times pixels of a stage's scratch at its peak: a residual block's two activations, or a
+ * transformer's tokens, their norm and the feed-forward's inside. */
 static double stage_scratch(const ks_unet_stage *s, double pixels)
 {
-    double res = s->resblocks ? (s->skip ? s->in : 0) + s->in + s->out : 0;
+    double res = s->resblocks ? s->in + s->out : 0;
     double transformer = s->transformer ? 6.0 * s->out : 0;
     return pixels * (res > transformer ? res : transformer);
 }
@@ -137,21 +137,18 @@ double ks_unet_activation_bytes(const ks_unet_config *c, int height, int width, 
 {
     ks_unet_stage stage[KS_UNET_STAGES];
     int count = ks_unet_stages(c, stage);
-    double skips = 0, widest = 0, scratch = 0;
+    double joined = 0, widest = 0, scratch = 0;
     for (int i = 0; i < count; i++) {
         const ks_unet_stage *s = &stage[i];
         double inside = (double)ks_unet_side(height, s->level) * ks_unet_side(width, s->level);
-        int level = s->level + (s->down ? 1 : 0) - (s->up ? 1 : 0);
-        double after = (double)ks_unet_side(height, level) * ks_unet_side(width, level);
-        double out = s->out * (after > inside ? after : inside);
-        if (s->part == KS_UNET_INPUT)
-            skips += s->out * after;
-        if (out > widest)
-            widest = out;
+        if (s->part == KS_UNET_OUTPUT)
+            joined += s->in * inside;
+        if (s->out * inside > widest)
+            widest = s->out * inside;
         if (stage_scratch(s, inside) > scratch)
             scratch = stage_scratch(s, inside);
     }
-    return (skips + 2 * widest + scratch) * element;
+    return (joined + 2 * widest + scratch) * element;
 }
 
 double ks_unet_conditioning_bytes(const ks_unet_config *c, int tokens, int element)

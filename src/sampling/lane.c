@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/generators.h"
 #include "base/file.h"
 
 /* --- memory --- */
@@ -121,6 +122,57 @@ static void make_start(const ks_call *call, int64_t item, int64_t elements, floa
     }
 }
 
+/* The largest number of a draw that an item takes. */
+static int64_t last_draw(const ks_lane *lane, const int64_t *batch_index)
+{
+    int64_t last = 0;
+    for (int k = 0; batch_index && k < lane->call.batch; k++)
+        last = batch_index[k] > last ? batch_index[k] : last;
+    return last;
+}
+
+bool ks_lane_queue_noise(ks_lane *lane, const ks_ops *ops, float *out, uint64_t seed, const int64_t *batch_index, double scale,
+                         double kept)
+{
+    static const int64_t farthest = INT64_C(1) << 24; /* words: passing over them is one thread block's work */
+    int64_t n = batch_index ? lane->item : lane->elements, words = ks_noise_words(n);
+    if (!ops->noise || n < KS_NORMAL_BLOCK || last_draw(lane, batch_index) > farthest / words)
+        return false;
+    ks_draw draw = {.out = out, .n = n, .lane = lane, .what = KS_DRAW_INITIAL, .seed = seed, .scale = scale, .kept = kept};
+    for (int k = 0; k < (batch_index ? lane->call.batch : 1); k++, draw.out += n) {
+        draw.skip = batch_index ? batch_index[k] * words : 0;
+        ks_vectors_draw(lane->vectors, &draw);
+    }
+    return true;
+}
+
+/* x at sigmas[0] on the device, when what is queued has run. */
+static void start_x(ks_lane *lane, const ks_call *call, ks_ops *ops)
+{
+    float *x = lane->tensor[0].data;
+    size_t bytes = (size_t)lane->elements * sizeof *x;
+    double kept = call->latent ? call->latent_scale : 0;
+    if (call->add_noise && ks_lane_queue_noise(lane, ops, x, call->seed, call->batch_index, noise_factor(call), kept)) {
+        if (call->latent)
+            ops->upload(ops, x, call->latent, bytes);
+        return;
+    }
+    float *host = ks_lane_host(lane, lane->elements);
+    make_start(call, lane->item, lane->elements, host);
+    ops->upload(ops, x, host, bytes);
+}
+
+/* Room for the CPU generator's state, where the device draws from it. */
+static int take_stream(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err)
+{
+    lane->stream = NULL;
+    if (!call->sampler->stochastic || !pool->ops->noise || call->noise_device.kind != KS_NOISE_CPU ||
+        lane->elements < KS_NORMAL_BLOCK)
+        return 0;
+    lane->stream = (uint32_t *)(void *)ks_lane_piece_new(lane, pool, KS_NOISE_STATE, err);
+    return lane->stream ? 0 : -1;
+}
+
 static ks_hash128 hash_of_start(const ks_call *call, int64_t elements)
 {
     struct {
@@ -194,14 +246,12 @@ int ks_lane_begin(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *e
     lane->item = (int64_t)call->channels * call->height * call->width;
     lane->elements = lane->item * call->batch;
     if (copy_call(lane, call, err) || take_tensors(lane, pool, 2 + call->sampler->tensors, err) ||
-        ks_lane_regions_begin(lane, call, pool, err))
+        take_stream(lane, call, pool, err) || ks_lane_regions_begin(lane, call, pool, err))
         return ks_error_wrap(err, "starting a lane");
-    float *host = ks_lane_host(lane, lane->elements);
-    make_start(call, lane->item, lane->elements, host);
-    pool->ops->upload(pool->ops, lane->tensor[0].data, host, (size_t)lane->elements * sizeof *host);
+    start_x(lane, call, pool->ops);
     lane->start = hash_of_start(call, lane->elements);
     lane->start_known = true;
-    lane->generator_ready = false;
+    lane->generator_ready = lane->tree_ready = false;
     lane->nfe = 0;
     lane->err = KS_ERROR_NONE;
     ks_fiber_start(lane->fiber, run_sampler, lane);
@@ -215,26 +265,39 @@ void ks_lane_resume(ks_lane *lane)
 
 /* --- noise --- */
 
-/* The tree of the lane's Brownian motion, over the positive sigmas it uses. */
-static ks_brownian *brownian_of(ks_lane *lane, bool gpu, ks_error *err)
+/* The generator that a draw is from. */
+static ks_noise_device device_of(const ks_lane *lane, const ks_draw *draw)
 {
+    bool chosen = draw->what == KS_DRAW_NEXT || (draw->what == KS_DRAW_TREE && draw->gpu);
+    return chosen ? lane->call.noise_device : (ks_noise_device){.kind = KS_NOISE_CPU};
+}
+
+/* The span of the lane's Brownian motion: the positive sigmas it uses. */
+static void span_of(const ks_lane *lane, double *low, double *high)
+{
+    *low = INFINITY;
+    *high = 0;
+    for (int i = 0; i < lane->call.count; i++) {
+        *low = lane->sigma[i] > 0 ? fmin(*low, lane->sigma[i]) : *low;
+        *high = fmax(*high, lane->sigma[i]);
+    }
+}
+
+/* Its tree, with the host's memory. */
+static ks_brownian *brownian_of(ks_lane *lane, ks_noise_device device, ks_error *err)
+{
+    double low, high;
     if (lane->brownian)
         return lane->brownian;
-    ks_noise_device cpu = {.kind = KS_NOISE_CPU};
-    double low = INFINITY, high = 0;
-    for (int i = 0; i < lane->call.count; i++) {
-        low = lane->sigma[i] > 0 ? fmin(low, lane->sigma[i]) : low;
-        high = fmax(high, lane->sigma[i]);
-    }
-    lane->brownian = ks_brownian_new(gpu ? lane->call.noise_device : cpu, lane->call.seed, low,
-                                     high, lane->elements, err);
+    span_of(lane, &low, &high);
+    lane->brownian = ks_brownian_new(device, lane->call.seed, low, high, lane->elements, err);
     return lane->brownian;
 }
 
 int ks_lane_make_noise(ks_lane *lane, const ks_draw *draw, float *host, ks_error *err)
 {
-    if (draw->brownian) {
-        ks_brownian *tree = brownian_of(lane, draw->gpu, err);
+    if (draw->what == KS_DRAW_TREE) {
+        ks_brownian *tree = brownian_of(lane, device_of(lane, draw), err);
         if (!tree)
             return -1;
         ks_brownian_noise(tree, draw->sigma, draw->sigma_next, host);
@@ -244,6 +307,62 @@ int ks_lane_make_noise(ks_lane *lane, const ks_draw *draw, float *host, ks_error
         ks_generator_seed(&lane->generator, lane->call.noise_device, lane->call.seed);
     lane->generator_ready = true;
     ks_generator_normal(&lane->generator, host, draw->n);
+    return 0;
+}
+
+/* Smaller draws of the CPU generator are made one by one in long double, which no device has. */
+bool ks_lane_device_draws(const ks_lane *lane, const ks_draw *draw, const ks_ops *ops)
+{
+    return ops->noise && (device_of(lane, draw).kind == KS_NOISE_CUDA || draw->n >= KS_NORMAL_BLOCK);
+}
+
+static int tree_op(ks_lane *lane, const ks_draw *draw, ks_noise_op *op, ks_noise_term term[KS_BROWNIAN_TERMS], ks_error *err)
+{
+    if (!lane->tree_ready) {
+        double low, high;
+        span_of(lane, &low, &high);
+        if (ks_brownian_tree_init(&lane->tree, lane->call.seed, low, high, err))
+            return -1;
+        lane->tree_ready = true;
+    }
+    op->term = term;
+    op->terms = ks_brownian_terms(&lane->tree, draw->sigma, draw->sigma_next, term, &op->scale);
+    return 0;
+}
+
+/* The next draw of the lane's generator. Only the block of a CUDA generator is known on the host. */
+static void next_op(ks_lane *lane, const ks_draw *draw, ks_noise_op *op)
+{
+    ks_generator *g = &lane->generator;
+    op->seed = lane->call.seed;
+    op->fresh = !lane->generator_ready;
+    op->state = lane->stream;
+    if (op->device.kind == KS_NOISE_CUDA) {
+        if (op->fresh)
+            ks_generator_seed(g, op->device, op->seed);
+        op->skip = (int64_t)g->block;
+        ks_generator_skip(g, draw->n);
+    }
+    lane->generator_ready = true;
+}
+
+int ks_lane_noise_op(ks_lane *lane, const ks_draw *draw, ks_noise_op *op, ks_noise_term term[KS_BROWNIAN_TERMS], ks_error *err)
+{
+    *op = (ks_noise_op){.out = draw->out, .n = draw->n, .device = device_of(lane, draw), .scale = 1};
+    switch (draw->what) {
+    case KS_DRAW_TREE:
+        return tree_op(lane, draw, op, term, err);
+    case KS_DRAW_NEXT:
+        next_op(lane, draw, op);
+        break;
+    case KS_DRAW_INITIAL:
+        op->seed = draw->seed;
+        op->skip = draw->skip;
+        op->scale = draw->scale;
+        op->base_coef = draw->kept;
+        op->base = draw->kept != 0 ? draw->out : NULL;
+        break;
+    }
     return 0;
 }
 
@@ -300,7 +419,7 @@ void ks_brownian_step(ks_lane *lane, ks_tensor *out, double sigma, double sigma_
     ks_vectors_draw(lane->vectors, &(ks_draw){.out = out->data,
                                               .n = lane->elements,
                                               .lane = lane,
-                                              .brownian = true,
+                                              .what = KS_DRAW_TREE,
                                               .gpu = gpu,
                                               .sigma = sigma,
                                               .sigma_next = sigma_next});

@@ -86,9 +86,13 @@ struct ks_lane {
     int tensors, tensors_given, tensor_room;
     struct ks_lane_block *block; /* ks_lane_alloc's memory, kept from call to call */
 
+    /* Noise inside the sampler: made on the host by generator and brownian, on the device by stream and tree. */
     ks_generator generator;
     bool generator_ready;
     ks_brownian *brownian;
+    uint32_t *stream; /* device [KS_NOISE_STATE], the CPU generator's; NULL where the device does not draw from it */
+    ks_brownian_tree tree;
+    bool tree_ready;
 
     ks_denoise_request denoise;
     ks_norm_request norm;
@@ -105,7 +109,7 @@ struct ks_lane {
 ks_lane *ks_lane_new(ks_vectors *vectors, ks_error *err);
 void ks_lane_free(ks_lane *lane); /* after ks_lane_recycle */
 
-/* Takes the call: copies what must last, makes the noised start and uploads it. Needs call->count
+/* Takes the call: copies what must last, makes the noised start or queues it. Needs call->count
  * >= 2. -1 without memory. */
 int ks_lane_begin(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err);
 
@@ -115,8 +119,19 @@ void ks_lane_resume(ks_lane *lane);
 /* Gives tensors back to the pool and forgets the call. Rows must have been released. */
 void ks_lane_recycle(ks_lane *lane, ks_pool *pool);
 
+/* Whether ops can make the draw. */
+bool ks_lane_device_draws(const ks_lane *lane, const ks_draw *draw, const ks_ops *ops);
+
+/* The draw as the device's operation, with its terms. -1 when the Brownian tree cannot be made. */
+int ks_lane_noise_op(ks_lane *lane, const ks_draw *draw, ks_noise_op *op, ks_noise_term term[KS_BROWNIAN_TERMS], ks_error *err);
+
 /* Draws into host. -1 when the Brownian tree cannot be made. */
 int ks_lane_make_noise(ks_lane *lane, const ks_draw *draw, float *host, ks_error *err);
+
+/* Queues out = scale * the noise that ks_noise_prepare makes + kept * out (kept 0: without out) of all of the lane; out:
+ * device. false: ops cannot make it, or the host reaches its place in the generator's stream sooner. */
+bool ks_lane_queue_noise(ks_lane *lane, const ks_ops *ops, float *out, uint64_t seed, const int64_t *batch_index, double scale,
+                         double kept);
 
 /* Host memory for the lane's latents. */
 float *ks_lane_host(ks_lane *lane, int64_t floats);

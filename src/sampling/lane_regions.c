@@ -107,17 +107,22 @@ static float *upload(ks_lane *lane, ks_pool *pool, const float *host, int64_t fl
 }
 
 /* The noise of the kept part: the run's own, or that of the next seed. */
-static int upload_noise(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err)
+static int make_noise(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err)
 {
-    float *host = ks_lane_host(lane, lane->elements);
-    if (call->sampler->second_noise)
-        ks_noise_prepare(call->seed + 1, call->batch, lane->item, NULL, host);
-    else if (call->add_noise)
-        ks_noise_prepare(call->seed, call->batch, lane->item, call->batch_index, host);
-    else
+    bool second = call->sampler->second_noise;
+    uint64_t seed = call->seed + second;
+    const int64_t *batch_index = second ? NULL : call->batch_index;
+    if (!second && !call->add_noise)
         return 0;
-    lane->inpaint.noise = upload(lane, pool, host, lane->elements, err);
-    return lane->inpaint.noise ? 0 : -1;
+    lane->inpaint.noise = ks_lane_piece_new(lane, pool, lane->elements, err);
+    if (!lane->inpaint.noise)
+        return -1;
+    if (ks_lane_queue_noise(lane, pool->ops, lane->inpaint.noise, seed, batch_index, 1, 0))
+        return 0;
+    float *host = ks_lane_host(lane, lane->elements);
+    ks_noise_prepare(seed, call->batch, lane->item, batch_index, host);
+    pool->ops->upload(pool->ops, lane->inpaint.noise, host, (size_t)lane->elements * sizeof *host);
+    return 0;
 }
 
 static int upload_latent(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err)
@@ -142,7 +147,7 @@ static int begin_inpaint(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_e
     p->seen = p->mask ? ks_lane_piece_new(lane, pool, lane->elements, err) : NULL;
     if (!p->seen)
         return -1;
-    return upload_noise(lane, call, pool, err) || upload_latent(lane, call, pool, err) ? -1 : 0;
+    return make_noise(lane, call, pool, err) || upload_latent(lane, call, pool, err) ? -1 : 0;
 }
 
 int ks_lane_regions_begin(ks_lane *lane, const ks_call *call, ks_pool *pool, ks_error *err)

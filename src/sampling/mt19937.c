@@ -4,44 +4,30 @@
 
 #include "sampling/simd.h"
 
-enum { SHIFT_WORDS = 397 }; /* m of the recurrence */
-
 void ks_mt19937_seed(uint32_t state[KS_MT_WORDS], int *next, uint32_t seed)
 {
     state[0] = seed;
     for (uint32_t i = 1; i < KS_MT_WORDS; i++)
-        state[i] = 1812433253u * (state[i - 1] ^ (state[i - 1] >> 30)) + i;
+        state[i] = ks_mt_seed_next(state[i - 1], i);
     *next = KS_MT_WORDS;
-}
-
-/* The upper bit of one word and the lower 31 of the next, times the recurrence's matrix A. */
-KS_LOOP uint32_t times_a(uint32_t upper, uint32_t lower)
-{
-    uint32_t y = (upper & 0x80000000u) | (lower & 0x7fffffffu);
-    return (y >> 1) ^ (0x9908b0dfu & (0u - (y & 1u)));
 }
 
 /* The next KS_MT_WORDS words of the recurrence, in place. Two loops and a last word, so that a
  * word's three sources are at fixed distances and the loops can run on vectors. */
 KS_LOOP void twist_loop(uint32_t *s)
 {
-    enum { FIRST = KS_MT_WORDS - SHIFT_WORDS };
+    enum { FIRST = KS_MT_WORDS - KS_MT_SHIFT };
     for (int i = 0; i < FIRST; i++)
-        s[i] = s[i + SHIFT_WORDS] ^ times_a(s[i], s[i + 1]);
+        s[i] = s[i + KS_MT_SHIFT] ^ ks_mt_times_a(s[i], s[i + 1]);
     for (int i = FIRST; i < KS_MT_WORDS - 1; i++)
-        s[i] = s[i - FIRST] ^ times_a(s[i], s[i + 1]);
-    s[KS_MT_WORDS - 1] = s[SHIFT_WORDS - 1] ^ times_a(s[KS_MT_WORDS - 1], s[0]);
+        s[i] = s[i - FIRST] ^ ks_mt_times_a(s[i], s[i + 1]);
+    s[KS_MT_WORDS - 1] = s[KS_MT_SHIFT - 1] ^ ks_mt_times_a(s[KS_MT_WORDS - 1], s[0]);
 }
 
 KS_LOOP void temper_loop(const uint32_t *restrict s, uint32_t *restrict out, int count)
 {
-    for (int i = 0; i < count; i++) {
-        uint32_t y = s[i];
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9d2c5680u;
-        y ^= (y << 15) & 0xefc60000u;
-        out[i] = y ^ (y >> 18);
-    }
+    for (int i = 0; i < count; i++)
+        out[i] = ks_mt_temper(s[i]);
 }
 
 KS_DISPATCH(twist, (uint32_t *s), (s))

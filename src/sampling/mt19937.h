@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-enum { KS_MT_WORDS = 624 };
+#include "backend/generators.h"
 
 /* The 2002 initialisation ("init_genrand"). *next is the place of the next word in the state. */
 void ks_mt19937_seed(uint32_t state[KS_MT_WORDS], int *next, uint32_t seed);

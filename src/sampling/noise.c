@@ -92,14 +92,17 @@ static void cpu_normal(ks_generator *g, float *out, int64_t n)
     }
 }
 
-/* As many threads as elements up to 8 blocks of 256 a multiprocessor; what is left goes in rounds,
- * of four values a thread each. */
+/* What is left when every thread has had its element goes in rounds, of four values a thread each. */
+static int64_t cuda_rounds(const ks_generator *g, int64_t n)
+{
+    int64_t values = 4 * ks_philox_grid(n, g->device.multiprocessors);
+    return (n + values - 1) / values;
+}
+
 static void cuda_normal(ks_generator *g, float *out, int64_t n)
 {
     float value[4][KS_PHILOX_THREADS];
-    int64_t grid = (n + 255) / 256, full = 8 * (int64_t)g->device.multiprocessors;
-    int64_t threads = 256 * (grid < full ? grid : full);
-    int64_t rounds = (n + 4 * threads - 1) / (4 * threads);
+    int64_t threads = ks_philox_grid(n, g->device.multiprocessors), rounds = cuda_rounds(g, n);
     for (int64_t round = 0; round < rounds; round++)
         for (int64_t first = 0; first < threads; first += KS_PHILOX_THREADS) {
             int64_t start = round * 4 * threads + first;
@@ -131,14 +134,22 @@ void ks_generator_normal(ks_generator *g, float *out, int64_t n)
             out[i] = scalar_normal(g);
 }
 
-/* Passes over one draw of n from the CPU generator. */
-static void skip_draw(ks_generator *g, int64_t n)
+int64_t ks_noise_words(int64_t n)
+{
+    return n + (n % KS_NORMAL_BLOCK ? KS_NORMAL_BLOCK : 0);
+}
+
+void ks_generator_skip(ks_generator *g, int64_t n)
 {
     float unused[KS_NORMAL_BLOCK];
-    if (n < KS_NORMAL_BLOCK)
-        ks_generator_normal(g, unused, n);
+    if (n <= 0)
+        return;
+    if (g->device.kind == KS_NOISE_CUDA)
+        g->block += (uint64_t)cuda_rounds(g, n);
+    else if (n >= KS_NORMAL_BLOCK)
+        ks_mt19937_words(g->mt, &g->mt_next, NULL, ks_noise_words(n));
     else
-        ks_mt19937_words(g->mt, &g->mt_next, NULL, n + (n % KS_NORMAL_BLOCK ? KS_NORMAL_BLOCK : 0));
+        ks_generator_normal(g, unused, n);
 }
 
 /* Draw number `draw` into every item that wants it; later ones are copies of the first. */
@@ -157,7 +168,7 @@ static void draw_items(ks_generator *g, int64_t draw, int batch, int64_t per_ite
         done = item;
     }
     if (!done)
-        skip_draw(g, per_item);
+        ks_generator_skip(g, per_item);
 }
 
 void ks_noise_prepare(uint64_t seed, int batch, int64_t per_item, const int64_t *batch_index,

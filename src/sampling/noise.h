@@ -9,17 +9,11 @@
 
 #include <stdint.h>
 
+#include "backend/noise.h"
 #include "base/error.h"
 
-typedef enum ks_noise_kind { KS_NOISE_CPU, KS_NOISE_CUDA } ks_noise_kind;
-
-/* Where noise inside samplers comes from: "cpu", "cuda" (132 multiprocessors) or "cuda:N". */
-typedef struct ks_noise_device {
-    ks_noise_kind kind;
-    int multiprocessors; /* cuda only */
-} ks_noise_device;
-
-/* text as in the job file; -1 on anything else (err says what is allowed). */
+/* Where noise inside samplers comes from: "cpu", "cuda" (132 multiprocessors) or "cuda:N". -1 on any other text (err says
+ * what is allowed). */
 int ks_noise_device_parse(const char *text, ks_noise_device *out, ks_error *err);
 
 /* A generator: plain data, may be copied. */
@@ -38,6 +32,12 @@ void ks_generator_seed(ks_generator *g, ks_noise_device device, uint64_t seed);
 /* The generator's next draw of n standard normals, flat order. */
 void ks_generator_normal(ks_generator *g, float *out, int64_t n);
 
+/* Passes over the next draw of n. */
+void ks_generator_skip(ks_generator *g, int64_t n);
+
+/* Words that a draw of n >= 16 takes from the CPU generator. */
+int64_t ks_noise_words(int64_t n);
+
 /* prepare_noise: out is [B, C, H, W] with per_item = C*H*W elements an item, from the CPU
  * generator. batch_index: NULL for one joint draw, else batch values, none negative; item k is
  * then draw number batch_index[k] of (1, C, H, W) tensors. Allocates nothing; draws that no item
@@ -51,20 +51,34 @@ uint32_t ks_seed_sequence_word(uint64_t entropy, const uint64_t *spawn_key, int 
 
 /* Brownian motion over [t0, t1] by bisection (torchsde's BrownianTree as k-diffusion uses it). Li
  * et al. 2020, "Scalable gradients for stochastic differential equations", arXiv 2001.01328,
- * section 4. */
+ * section 4. Plain data. */
+typedef struct ks_brownian_tree {
+    uint64_t seed;
+    double span;      /* t1 - t0 before rounding */
+    double low, high; /* rounded ends */
+} ks_brownian_tree;
+
+/* t0 <= t1 <= 1e9: smallest positive and largest sigma used. -1 on any other span. */
+int ks_brownian_tree_init(ks_brownian_tree *tree, uint64_t seed, double t0, double t1, ks_error *err);
+
+/* k-diffusion's noise from sigma to sigma_next, standard normal: (W(sigma_next) - W(sigma)) * *scale with *scale = 1 /
+ * sqrt(|sigma_next - sigma|), as the terms of a ks_noise_op; returns how many. Both must be float32 values. Two equal sigmas
+ * give not-a-number, as they do there. */
+enum { KS_BROWNIAN_TERMS = 128 };
+int ks_brownian_terms(const ks_brownian_tree *tree, double sigma, double sigma_next, ks_noise_term term[KS_BROWNIAN_TERMS],
+                      double *scale);
+
+/* A tree whose queries are answered on the host. */
 typedef struct ks_brownian ks_brownian;
 
-/* t0 <= t1 <= 1e9: smallest positive and largest sigma used. n: elements of the latent (whole
- * batch). All memory (20 n bytes) is taken here; queries allocate nothing. NULL on a span or n out
- * of range. */
+/* n: elements of the latent (whole batch). All memory (20 n bytes) is taken here; queries allocate nothing. NULL on a span or
+ * n out of range. */
 ks_brownian *ks_brownian_new(ks_noise_device device, uint64_t seed, double t0, double t1, int64_t n,
                              ks_error *err);
 void ks_brownian_free(ks_brownian *b);
 
-/* out[n] = k-diffusion's noise from sigma to sigma_next, standard normal:
- * (W(sigma_next) - W(sigma)) / sqrt(|sigma_next - sigma|). Both must be float32 values. Earlier
- * queries do not change a bit; a query that shares a sigma with the one before it costs half. Two
- * equal sigmas give not-a-number, as they do there. */
+/* out[n] = the noise that ks_brownian_terms describes. Earlier queries do not change a bit; a query that shares a sigma with
+ * the one before it costs half. */
 void ks_brownian_noise(ks_brownian *b, double sigma, double sigma_next, float *out);
 
 #endif

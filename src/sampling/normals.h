@@ -5,12 +5,10 @@
 
 #include <stdint.h>
 
+#include "backend/generators.h"
 #include "sampling/philox.h"
 
-enum {
-    KS_NORMAL_BLOCK = 16, /* elements of a Box-Muller block of torch's CPU generator */
-    KS_NORMAL_BLOCKS = 64 /* at most, a call of ks_normal_blocks */
-};
+enum { KS_NORMAL_BLOCKS = 64 }; /* at most, a call of ks_normal_blocks */
 
 /* out[16 * blocks] from as many MT19937 words: of a block's words the first 8 give radii, the last
  * 8 angles; the first 8 values are radius * cos, the last 8 radius * sin. */

@@ -1,29 +1,14 @@
 #include "sampling/philox.h"
 
+#include "backend/generators.h"
 #include "sampling/simd.h"
-
-#define MULTIPLIER_0 0xd2511f53u
-#define MULTIPLIER_1 0xcd9e8d57u
-#define WEYL_0 0x9e3779b9u
-#define WEYL_1 0xbb67ae85u
-
-enum { ROUNDS = 10 };
 
 static void philox_plain(uint64_t seed, uint64_t block, uint32_t first, int count,
                          uint32_t words[4][KS_PHILOX_THREADS])
 {
     for (int i = 0; i < count; i++) {
-        uint32_t c[4] = {(uint32_t)block, (uint32_t)(block >> 32), first + (uint32_t)i, 0};
-        uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-        for (int round = 0; round < ROUNDS; round++) {
-            uint64_t p0 = MULTIPLIER_0 * (uint64_t)c[0], p1 = MULTIPLIER_1 * (uint64_t)c[2];
-            c[0] = (uint32_t)(p1 >> 32) ^ c[1] ^ k0;
-            c[1] = (uint32_t)p1;
-            c[2] = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
-            c[3] = (uint32_t)p0;
-            k0 += WEYL_0;
-            k1 += WEYL_1;
-        }
+        uint32_t c[4];
+        ks_philox(seed, block, first + (uint32_t)i, c);
         for (int k = 0; k < 4; k++)
             words[k][i] = c[k];
     }
@@ -37,8 +22,8 @@ static void philox_plain(uint64_t seed, uint64_t block, uint32_t first, int coun
  * rubbish. */
 KS_AVX2 static inline void round_avx2(__m256i c[4], __m256i k0, __m256i k1)
 {
-    __m256i p0 = _mm256_mul_epu32(c[0], _mm256_set1_epi64x(MULTIPLIER_0));
-    __m256i p1 = _mm256_mul_epu32(c[2], _mm256_set1_epi64x(MULTIPLIER_1));
+    __m256i p0 = _mm256_mul_epu32(c[0], _mm256_set1_epi64x(KS_PHILOX_MULTIPLIER_0));
+    __m256i p1 = _mm256_mul_epu32(c[2], _mm256_set1_epi64x(KS_PHILOX_MULTIPLIER_1));
     c[0] = _mm256_xor_si256(_mm256_srli_epi64(p1, 32), _mm256_xor_si256(c[1], k0));
     c[1] = p1;
     c[2] = _mm256_xor_si256(_mm256_srli_epi64(p0, 32), _mm256_xor_si256(c[3], k1));
@@ -57,7 +42,7 @@ KS_AVX2 static void philox_avx2(uint64_t seed, uint64_t block, uint32_t first, i
                                       _mm256_set_epi64x(6, 4, 2, 0));
         __m256i even[4] = {b0, b1, at, none};
         __m256i odd[4] = {b0, b1, _mm256_add_epi64(at, _mm256_set1_epi64x(1)), none};
-        for (int round = 0; round < ROUNDS; round++, k0 += WEYL_0, k1 += WEYL_1) {
+        for (int round = 0; round < KS_PHILOX_ROUNDS; round++, k0 += KS_PHILOX_WEYL_0, k1 += KS_PHILOX_WEYL_1) {
             __m256i key0 = _mm256_set1_epi64x(k0), key1 = _mm256_set1_epi64x(k1);
             round_avx2(even, key0, key1);
             round_avx2(odd, key0, key1);

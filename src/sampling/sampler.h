@@ -44,7 +44,8 @@ void ks_denoise_pair(ks_lane *lane, ks_tensor *denoised, ks_tensor *uncond, cons
 /* out = sum of the terms (at most KS_LINCOMB_TERMS); out may be among them. */
 void ks_lincomb(ks_lane *lane, ks_tensor *out, int count, const ks_term *terms);
 
-/* The next draw of the lane's generator (same seed as the initial noise; noise_device). */
+/* The next draw of the lane's generator (same seed as the initial noise; noise_device). Into a tensor that nothing else has
+ * used since the lane was last suspended, for all lanes' draws go first, together. */
 void ks_noise(ks_lane *lane, ks_tensor *out);
 
 /* Brownian-tree noise between two sigmas, standard normal; the tree spans the used sigmas. gpu: the

@@ -1,6 +1,7 @@
 #include "sampling/vectors.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "sampling/lane.h"
@@ -76,23 +77,73 @@ void ks_vectors_blend_part(ks_vectors *v, const ks_blend_part *part)
     v->step[v->steps - 1].blend.parts++;
 }
 
-/* Whether an array of n floats has something in common with what is drawn. */
-static bool overlaps(const float *array, int64_t n, const ks_draw *draw)
+/* Whether an array of n floats has something in common with one of m. */
+static bool overlap(const float *x, int64_t n, const float *y, int64_t m)
 {
-    uintptr_t a = (uintptr_t)array, b = (uintptr_t)draw->out;
-    return a < b + (uintptr_t)draw->n * sizeof(float) && b < a + (uintptr_t)n * sizeof(float);
+    uintptr_t a = (uintptr_t)x, b = (uintptr_t)y;
+    return a < b + (uintptr_t)m * sizeof(float) && b < a + (uintptr_t)n * sizeof(float);
 }
 
 /* Whether op reads or writes what is drawn: then it must run first, others may wait. */
 static bool touches(const ks_lincomb_op *op, const ks_draw *draw)
 {
     for (int t = 0; t < op->terms; t++)
-        if (overlaps(op->in[t], op->n, draw))
+        if (overlap(op->in[t], op->n, draw->out, draw->n))
             return true;
-    return overlaps(op->out, op->n, draw);
+    return overlap(op->out, op->n, draw->out, draw->n);
 }
 
-static int make_noise(ks_vectors *v, const ks_draw *draw, ks_ops *ops, ks_error *err)
+/* --- draws --- */
+
+/* Hands over the draws that wait, as one operation. */
+static void send_draws(ks_vectors *v, ks_ops *ops)
+{
+    const ks_noise_term *term = v->term;
+    for (int i = 0; i < v->noises; i++) {
+        v->noise[i].term = term;
+        term += v->noise[i].terms;
+    }
+    if (v->noises > 0)
+        ops->noise(ops, v->noise, v->noises);
+    v->noises = v->terms = 0;
+}
+
+/* Whether a draw must come after those that wait: it writes what one of them writes, or goes on where one ends. */
+static bool follows(const ks_vectors *v, const ks_noise_op *op)
+{
+    for (int i = 0; i < v->noises; i++) {
+        const ks_noise_op *other = &v->noise[i];
+        if (overlap(op->out, op->n, other->out, other->n) || (op->state && op->state == other->state))
+            return true;
+    }
+    return false;
+}
+
+/* Puts a draw among those that wait for the device. */
+static int add_draw(ks_vectors *v, const ks_draw *draw, ks_ops *ops, ks_error *err)
+{
+    ks_noise_term term[KS_BROWNIAN_TERMS];
+    ks_noise_op op;
+    if (ks_lane_noise_op(draw->lane, draw, &op, term, err))
+        return -1;
+    if (follows(v, &op))
+        send_draws(v, ops);
+    if (v->noises == v->noise_room) {
+        v->noise_room = v->noise_room ? 2 * v->noise_room : 16;
+        v->noise = ks_realloc(v->noise, (size_t)v->noise_room, sizeof *v->noise);
+    }
+    if (v->terms + op.terms > v->term_room) {
+        v->term_room = 2 * v->term_room + 8 * KS_BROWNIAN_TERMS;
+        v->term = ks_realloc(v->term, (size_t)v->term_room, sizeof *v->term);
+    }
+    if (op.terms > 0)
+        memcpy(v->term + v->terms, term, (size_t)op.terms * sizeof *term);
+    v->noise[v->noises++] = op;
+    v->terms += op.terms;
+    return 0;
+}
+
+static int make_on_host(ks_vectors *v, const ks_draw *draw, ks_ops *ops, ks_error *err)
 {
     if (v->host_floats < draw->n) {
         v->host = ks_realloc(v->host, (size_t)draw->n, sizeof *v->host);
@@ -104,12 +155,24 @@ static int make_noise(ks_vectors *v, const ks_draw *draw, ks_ops *ops, ks_error 
     return 0;
 }
 
+/* --- the flush --- */
+
+/* Hands over the combinations up to number `end`. What waits to be drawn may be theirs. */
+static void send_combinations(ks_vectors *v, int end, ks_ops *ops)
+{
+    if (end <= v->sent)
+        return;
+    send_draws(v, ops);
+    ops->lincomb(ops, v->combination + v->sent, end - v->sent);
+    v->sent = end;
+}
+
 /* The combinations that must run before a step: all, but for a draw only those up to the last one
  * that touches what is drawn. */
-static int needed_before(const ks_vectors *v, const ks_vector_step *step, int sent)
+static int needed_before(const ks_vectors *v, const ks_vector_step *step)
 {
     int end = step->before;
-    while (step->kind == KS_STEP_DRAW && end > sent &&
+    while (step->kind == KS_STEP_DRAW && end > v->sent &&
            !touches(&v->combination[end - 1], &step->draw))
         end--;
     return end;
@@ -118,9 +181,12 @@ static int needed_before(const ks_vectors *v, const ks_vector_step *step, int se
 static int run_step(ks_vectors *v, ks_vector_step *step, ks_ops *ops, ks_error *err)
 {
     const ks_crop *c = &step->crop;
+    if (step->kind == KS_STEP_DRAW && ks_lane_device_draws(step->draw.lane, &step->draw, ops))
+        return add_draw(v, &step->draw, ops, err);
+    send_draws(v, ops);
     switch (step->kind) {
     case KS_STEP_DRAW:
-        return make_noise(v, &step->draw, ops, err);
+        return make_on_host(v, &step->draw, ops, err);
     case KS_STEP_CROP:
         ops->crop(ops, c->out, c->x, c->channels, c->height, c->width, c->at);
         break;
@@ -137,25 +203,20 @@ static int run_step(ks_vectors *v, ks_vector_step *step, ks_ops *ops, ks_error *
 
 int ks_vectors_flush(ks_vectors *v, ks_ops *ops, ks_error *err)
 {
-    int sent = 0;
     for (int i = 0; i < v->steps; i++) {
-        int needed = needed_before(v, &v->step[i], sent);
-        if (needed > sent) {
-            ops->lincomb(ops, v->combination + sent, needed - sent);
-            sent = needed;
-        }
+        send_combinations(v, needed_before(v, &v->step[i]), ops);
         if (run_step(v, &v->step[i], ops, err))
             return -1;
     }
-    if (v->combinations > sent)
-        ops->lincomb(ops, v->combination + sent, v->combinations - sent);
+    send_draws(v, ops);
+    send_combinations(v, v->combinations, ops);
     ks_vectors_drop(v);
     return 0;
 }
 
 void ks_vectors_drop(ks_vectors *v)
 {
-    v->combinations = v->steps = v->parts = 0;
+    v->combinations = v->steps = v->parts = v->noises = v->terms = v->sent = 0;
 }
 
 void ks_vectors_clear(ks_vectors *v)
@@ -163,6 +224,8 @@ void ks_vectors_clear(ks_vectors *v)
     free(v->combination);
     free(v->step);
     free(v->part);
+    free(v->noise);
+    free(v->term);
     free(v->host);
     *v = (ks_vectors){0};
 }

@@ -1,7 +1,7 @@
 /* Vector operations that samplers have asked for and the device has not yet been given.
  *
- * All lanes append to one queue; a flush hands it over in order, every linear combination of all
- * lanes in one ops->lincomb where it can. Noise is made on the host and uploaded in its place;
+ * All lanes append to one queue; a flush hands it over in order, the draws of all lanes in one ops->noise and every linear
+ * combination in one ops->lincomb where it can. What the device cannot draw is made on the host and uploaded in its place;
  * windows and masks are cut, blended and filled in theirs. */
 #ifndef KS_SAMPLING_VECTORS_H
 #define KS_SAMPLING_VECTORS_H
@@ -14,8 +14,17 @@ typedef struct ks_draw {
     float *out;
     int64_t n;
     struct ks_lane *lane; /* whose generator or tree is drawn from */
-    bool brownian, gpu;
+    enum {
+        KS_DRAW_NEXT,    /* of the lane's generator */
+        KS_DRAW_TREE,    /* of its Brownian tree */
+        KS_DRAW_INITIAL, /* of the CPU generator `seed`, past `skip` words: out = scale * draw + kept * out, or without kept
+                          * out = scale * draw; on the device only */
+    } what;
+    bool gpu;                 /* the tree's nodes take noise_device */
     double sigma, sigma_next; /* of the tree's interval */
+    uint64_t seed;
+    int64_t skip;
+    double scale, kept;
 } ks_draw;
 
 typedef struct ks_crop {
@@ -45,6 +54,11 @@ typedef struct ks_vectors {
     int steps, step_room;
     ks_blend_part *part; /* of all blends */
     int parts, part_room;
+    ks_noise_op *noise; /* draws for the device that were not handed over yet, with all their terms in order */
+    int noises, noise_room;
+    ks_noise_term *term;
+    int terms, term_room;
+    int sent;    /* combinations handed over by the flush */
     float *host; /* where noise is made */
     int64_t host_floats;
 } ks_vectors;

@@ -1,6 +1,6 @@
 /* Latents so large that a draw of torch's CUDA generator takes several rounds of its threads, through whole runs: the
  * Gaussian cases of cuda.h5, whose denoiser has a closed form (toy_network.h). Of each output the file keeps some
- * elements and the root mean square. */
+ * elements and the root mean square. Noise is made by the engine, then by the device. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -80,10 +80,13 @@ static int done(void *self, const ks_result *result, ks_error *err)
     return 0;
 }
 
-static void run_engine(large_run *r)
+static void run_engine(large_run *r, bool drawn)
 {
     ks_error err = KS_ERROR_NONE;
     ks_ops *ops = host_ops_new();
+    if (drawn)
+        host_ops_draw_noise(ops);
+    r->started = r->judged = false;
     ks_engine *engine = ks_engine_new(ops, 1, 0, &err);
     ks_engine_calls calls = {.self = r, .next = next, .done = done, .network = network};
     if (!engine || ks_engine_run(engine, &calls, &err) != 0)
@@ -130,7 +133,8 @@ static void run_case(int64_t file, const char *path)
                        .negative = &side};
     assert_int_equal(ks_noise_device_parse(device, &r.call.noise_device, &err), 0);
     assert_true(latent.count > 8192 * r.call.noise_device.multiprocessors); /* several rounds */
-    run_engine(&r);
+    run_engine(&r, false);
+    run_engine(&r, true);
     golden_free(&latent);
     golden_free(&sigmas);
     free(device);

@@ -15,7 +15,7 @@ typedef struct host_arrival {
 
 typedef struct host_ops {
     ks_ops ops;
-    int live, allocs, limit, lincomb_calls;
+    int live, allocs, limit, lincomb_calls, noise_calls;
     bool late;
     uint64_t fences;
     host_arrival *first, **last;
@@ -127,6 +127,16 @@ static void lincomb(ks_ops *ops, const ks_lincomb_op *op, int count)
                 sum += op[k].coef[t] * (double)op[k].in[t][i];
             op[k].out[i] = (float)sum;
         }
+}
+
+/* The last one first, for their order is not promised. */
+static void noise(ks_ops *ops, const ks_noise_op *op, int count)
+{
+    if (!runs(ops))
+        return;
+    ((host_ops *)ops->self)->noise_calls++;
+    for (int k = count - 1; k >= 0; k--)
+        host_noise_op(&op[k]);
 }
 
 static void crop(ks_ops *ops, float *out, const float *x, int channels, int height, int width,
@@ -242,6 +252,16 @@ int host_ops_allocs(const ks_ops *ops)
 int host_ops_lincomb_calls(const ks_ops *ops)
 {
     return ((const host_ops *)ops->self)->lincomb_calls;
+}
+
+void host_ops_draw_noise(ks_ops *ops)
+{
+    ops->noise = noise;
+}
+
+int host_ops_noise_calls(const ks_ops *ops)
+{
+    return ((const host_ops *)ops->self)->noise_calls;
 }
 
 void host_ops_fail_after(ks_ops *ops, int allocs)

@@ -18,6 +18,11 @@ int host_ops_lincomb_calls(const ks_ops *ops);
 /* alloc number `allocs` and all later ones fail; -1: none does. */
 void host_ops_fail_after(ks_ops *ops, int allocs);
 
+/* From now on noise is an operation of the device; before, the engine makes it on the host. */
+void host_ops_draw_noise(ks_ops *ops);
+int host_ops_noise_calls(const ks_ops *ops); /* of ops->noise so far */
+void host_noise_op(const ks_noise_op *op);   /* what it does for each */
+
 /* From now on as a GPU: what goes to the host comes when a later fence, or all, is waited for. */
 void host_ops_be_late(ks_ops *ops);
 

@@ -55,6 +55,7 @@ static void cpu_free(ks_ops *ops)
 
 static const ks_ops operations = {
     .name = "cpu",
+    .slices = true,
     .precision = "fp32",
     .alloc = cpu_alloc,
     .release = cpu_release,

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backend/cuda/combine.h"
+#include "kernels/gemm.h"
 #include "kernels/parameters.h"
 
 enum { LEAST_CAPABILITY = 8, BLAS_WORKSPACE = 64 << 20 };
@@ -45,6 +46,7 @@ static void cuda_free(ks_ops *ops)
     for (int i = 0; i < c->chunks; i++)
         cudaFree(c->chunk[i].data);
     free(c->chunk);
+    free(c->noise);
     cudaFree(c->blas_workspace);
     cudaFree(c->small);
     ks_cuda_transfer_free(c);
@@ -82,6 +84,7 @@ static const ks_ops operations = {
     .conv = ks_cuda_conv,
     .linear = ks_cuda_linear,
     .geglu = ks_cuda_geglu,
+    .noise = ks_cuda_noise,
     .replay = ks_cuda_replay,
     .free = cuda_free,
 };
@@ -152,8 +155,10 @@ ks_ops *ks_ops_cuda(int device, const char *precision, ks_error *err)
     c->ops.self = c;
     ks_cuda_operations(&c->ops);
     if (choose_type(c, precision, err) == 0 && choose_device(c, device, err) == 0 &&
-        open_device(c, err) == 0)
+        open_device(c, err) == 0) {
+        c->ops.slices = ks_cuda_gemm_fits_conv(c->type, 3, 3, 64, 64); /* cuDNN wants dense ones */
         return &c->ops;
+    }
     cuda_free(&c->ops);
     return NULL;
 }

@@ -138,6 +138,9 @@ typedef struct ks_cuda {
     int chunks, current;
     size_t used; /* bytes taken of chunk[current] */
 
+    char *noise; /* host: what the last draws were described by */
+    size_t noise_bytes;
+
     ks_cuda_linear_plan **linear;
     ks_cuda_conv_plan **conv;
     int linears, convs;
@@ -258,6 +261,10 @@ void ks_cuda_conv_plans_free(ks_cuda *c);
 void ks_cuda_operations(ks_ops *ops);
 /* Bytes of ks_cuda.small. */
 size_t ks_cuda_small_bytes(void);
+
+/* --- noise.c --- */
+
+void ks_cuda_noise(ks_ops *ops, const ks_noise_op *op, int count);
 
 /* --- replay.c --- */
 

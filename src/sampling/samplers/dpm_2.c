@@ -47,7 +47,7 @@ int ks_sample_dpm_2_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, 
 {
     (void)err;
     ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane),
-              *there = ks_tensor_new(lane);
+              *there = ks_tensor_new(lane), *noise = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         ks_denoise(lane, denoised, x, sigma[i]);
         ks_ancestral to = ks_ancestral_split(sigma[i], sigma[i + 1]);
@@ -55,7 +55,7 @@ int ks_sample_dpm_2_ancestral(ks_lane *lane, ks_tensor *x, const double *sigma, 
             ks_euler_step(lane, x, denoised, sigma[i], 0);
         else
             midpoint_step(lane, x, denoised, sigma[i], to.down, half_way, there);
-        ks_add_noise(lane, x, denoised, to.up);
+        ks_add_noise(lane, x, noise, to.up);
     }
     return 0;
 }

@@ -9,7 +9,8 @@ int ks_sample_dpmpp_2s_ancestral(ks_lane *lane, ks_tensor *x, const double *sigm
                                  ks_error *err)
 {
     (void)err;
-    ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *half_way = ks_tensor_new(lane),
+              *noise = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         ks_denoise(lane, denoised, x, sigma[i]);
         ks_ancestral to = ks_ancestral_split(sigma[i], sigma[i + 1]);
@@ -20,7 +21,7 @@ int ks_sample_dpmpp_2s_ancestral(ks_lane *lane, ks_tensor *x, const double *sigm
             ks_denoise(lane, denoised, half_way, middle);
         }
         ks_euler_step(lane, x, denoised, sigma[i], to.down);
-        ks_add_noise(lane, x, denoised, to.up);
+        ks_add_noise(lane, x, noise, to.up);
     }
     return 0;
 }
@@ -42,7 +43,8 @@ int ks_sample_dpmpp_2s_ancestral_cfg_pp(ks_lane *lane, ks_tensor *x, const doubl
 {
     (void)err;
     ks_tensor *denoised = ks_tensor_new(lane), *uncond = ks_tensor_new(lane);
-    ks_tensor *half_way = ks_tensor_new(lane), *there = ks_tensor_new(lane);
+    ks_tensor *half_way = ks_tensor_new(lane), *there = ks_tensor_new(lane),
+              *noise = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         ks_denoise_pair(lane, denoised, uncond, x, sigma[i]);
         ks_ancestral to = ks_ancestral_split(sigma[i], sigma[i + 1]);
@@ -54,7 +56,7 @@ int ks_sample_dpmpp_2s_ancestral_cfg_pp(ks_lane *lane, ks_tensor *x, const doubl
         cfg_pp_step(lane, half_way, x, denoised, uncond, denoised, middle / sigma[i]);
         ks_denoise_pair(lane, there, uncond, half_way, middle);
         cfg_pp_step(lane, x, x, denoised, uncond, there, to.down / sigma[i]);
-        ks_add_noise(lane, x, there, to.up);
+        ks_add_noise(lane, x, noise, to.up);
     }
     return 0;
 }

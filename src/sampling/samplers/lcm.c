@@ -23,7 +23,7 @@ int ks_sample_lcm(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_er
 int ks_sample_ddpm(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_error *err)
 {
     (void)err;
-    ks_tensor *denoised = ks_tensor_new(lane);
+    ks_tensor *denoised = ks_tensor_new(lane), *noise = ks_tensor_new(lane);
     for (int i = 0; i < n; i++) {
         ks_denoise(lane, denoised, x, sigma[i]);
         double abar = 1 / (1 + sigma[i] * sigma[i]), next = 1 / (1 + sigma[i + 1] * sigma[i + 1]);
@@ -31,7 +31,7 @@ int ks_sample_ddpm(ks_lane *lane, ks_tensor *x, const double *sigma, int n, ks_e
         double share = beta * back / (sqrt(alpha * (1 - abar)) * sigma[i]);
         ks_lincomb(lane, x, 2, (ks_term[]){{1 - share, x}, {share, denoised}});
         if (sigma[i + 1] > 0)
-            ks_add_noise(lane, x, denoised, sqrt(beta * (1 - next) / (1 - abar)) * back);
+            ks_add_noise(lane, x, noise, sqrt(beta * (1 - next) / (1 - abar)) * back);
     }
     return 0;
 }

@@ -69,7 +69,8 @@ static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool 
     const ks_model_sampling *ms = ks_lane_model_sampling(lane);
     double high = ks_percent_to_sigma(ms, 0.2), low = ks_percent_to_sigma(ms, 0.8), tau = 0,
            scale = 0;
-    ks_tensor *predicted = ks_tensor_new(lane), *noise = ks_tensor_new(lane), *e[CORRECTOR];
+    ks_tensor *predicted = ks_tensor_new(lane), *e[CORRECTOR];
+    ks_tensor *noise = ks_tensor_new(lane), *unused = ks_tensor_new(lane);
     double node[CORRECTOR] = {0}, weight[CORRECTOR];
     for (int k = 0; k < CORRECTOR; k++)
         e[k] = ks_tensor_new(lane);
@@ -97,6 +98,9 @@ static int sample(ks_lane *lane, ks_tensor *x, const double *sigma, int n, bool 
         }
         tau = sigma[i + 1] >= low && sigma[i + 1] <= high ? 1 : 0;
         scale = sigma[i + 1] * sqrt(-expm1(-2 * tau * tau * log(sigma[i] / sigma[i + 1])));
+        ks_tensor *swap = noise; /* the corrector's: the next draw need not wait for it */
+        noise = unused;
+        unused = swap;
         if (scale > 0)
             ks_noise(lane, noise);
         order = predictor_order(sigma, n, i);

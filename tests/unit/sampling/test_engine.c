@@ -132,11 +132,10 @@ static ks_engine_calls calls_of(job *j)
         .self = j, .next = next, .done = done, .network = network, .poll = poll_job};
 }
 
-/* Runs all calls with so many rows and checks that nothing of the device's memory is lost. */
-static ks_engine_stats run(job *j, int rows, size_t share_bytes)
+/* Runs all calls on a device, which it frees, and checks that nothing of the device's memory is lost. */
+static ks_engine_stats run_on(ks_ops *ops, job *j, int rows, size_t share_bytes)
 {
     ks_error err = KS_ERROR_NONE;
-    ks_ops *ops = host_ops_new();
     ks_engine *engine = ks_engine_new(ops, rows, share_bytes, &err);
     ks_engine_calls calls = calls_of(j);
     if (ks_engine_run(engine, &calls, &err) != 0)
@@ -148,6 +147,11 @@ static ks_engine_stats run(job *j, int rows, size_t share_bytes)
     ops->free(ops);
     assert_int_equal(j->ended, j->calls);
     return stats;
+}
+
+static ks_engine_stats run(job *j, int rows, size_t share_bytes)
+{
+    return run_on(host_ops_new(), j, rows, share_bytes);
 }
 
 static bool same_bits(const job *a, int k, const job *b, int l)
@@ -492,6 +496,8 @@ static void running_out_of_device_memory_anywhere_is_an_error_and_loses_nothing(
         ks_error err = KS_ERROR_NONE;
         ks_ops *ops = host_ops_new();
         host_ops_fail_after(ops, allocs);
+        if (allocs % 2)
+            host_ops_draw_noise(ops);
         ks_engine *engine = ks_engine_new(ops, 4, 1 << 20, &err);
         job *j = job_new();
         for (int i = 0; i < 4; i++)
@@ -548,12 +554,88 @@ static void one_launch_serves_all_lanes_of_a_network_call(void **state)
     free_job(j);
 }
 
+/* Every sampler with each generator, and every kind of initial noise: joint, picked from a batch, on a latent, under a mask. */
+static void add_calls_of_all_noise(job *j, const float *latent, const float *mask, const int64_t *batch_index)
+{
+    static const char *const inpainting[] = {"euler", "ddim", "uni_pc"}; /* ddim keeps under noise of the next seed */
+    for (int k = 0; k < 2 * ks_sampler_count(); k++) {
+        ks_call *c = add_call(j, ks_sampler_at(k / 2)->name, 3 + k % 3, 100 + (uint64_t)k);
+        c->noise_device = k % 2 ? (ks_noise_device){KS_NOISE_CUDA, 1 + k} : (ks_noise_device){.kind = KS_NOISE_CPU};
+        c->batch = 1 + k % MAX_BATCH;
+        c->latent = k % 3 == 0 ? latent : NULL;
+        c->batch_index = k % 4 == 3 ? batch_index : NULL;
+    }
+    for (int k = 0; k < 6; k++) {
+        ks_call *c = add_call(j, inpainting[k % 3], 4, (uint64_t)k);
+        c->batch = 2;
+        c->latent = k % 2 ? latent : NULL;
+        c->batch_index = k >= 3 ? batch_index : NULL;
+        c->noise_mask = mask;
+        c->noise_masks = 1;
+    }
+    add_call(j, "euler_ancestral", 3, 7)->add_noise = false;
+}
+
+static void noise_that_the_device_draws_has_the_bits_of_the_host_s(void **state)
+{
+    (void)state;
+    float latent[MAX_BATCH * ITEM], mask[SIDE * SIDE];
+    static const int64_t batch_index[MAX_BATCH] = {2, 0, 2, 5};
+    for (int i = 0; i < MAX_BATCH * ITEM; i++)
+        latent[i] = (float)(i % 17) / 8 - 1;
+    for (int i = 0; i < SIDE * SIDE; i++)
+        mask[i] = (float)(i % 3) / 2;
+    job *host = job_new(), *device = job_new();
+    add_calls_of_all_noise(host, latent, mask, batch_index);
+    add_calls_of_all_noise(device, latent, mask, batch_index);
+    ks_ops *ops = host_ops_new();
+    host_ops_draw_noise(ops);
+    host_ops_be_late(ops);
+    run_on(ops, device, 7, 1 << 20);
+    run(host, 7, 1 << 20);
+    for (int k = 0; k < host->calls; k++)
+        if (!same_bits(host, k, device, k))
+            fail_msg("call %d, %s: other noise on the device", k, host->call[k].sampler->name);
+    free_job(host);
+    free_job(device);
+}
+
+/* One operation between two network calls, whatever is drawn: each sampler that draws, four lanes of it, on Philox; the CPU
+ * generator goes on from where it stands, so that a second draw of a lane waits for its first. */
+static void one_launch_draws_for_all_lanes_of_a_network_call(void **state)
+{
+    (void)state;
+    for (int s = 0; s < ks_sampler_count(); s++) {
+        if (!ks_sampler_at(s)->stochastic)
+            continue;
+        ks_error err = KS_ERROR_NONE;
+        ks_ops *ops = host_ops_new();
+        host_ops_draw_noise(ops);
+        ks_engine *engine = ks_engine_new(ops, 8, 0, &err);
+        job *j = job_new();
+        for (int k = 0; k < 4; k++)
+            add_call(j, ks_sampler_at(s)->name, 8, (uint64_t)k)->noise_device = (ks_noise_device){KS_NOISE_CUDA, 132};
+        ks_engine_calls calls = calls_of(j);
+        assert_int_equal(ks_engine_run(engine, &calls, &err), 0);
+        ks_engine_stats stats;
+        ks_engine_stats_get(engine, &stats);
+        if (host_ops_noise_calls(ops) > stats.calls || host_ops_lincomb_calls(ops) > stats.calls + 1)
+            fail_msg("%s: %d draws and %d combinations for %d network calls", ks_sampler_at(s)->name,
+                     host_ops_noise_calls(ops), host_ops_lincomb_calls(ops), (int)stats.calls);
+        assert_true(host_ops_noise_calls(ops) > 1);
+        ks_engine_free(engine);
+        ops->free(ops);
+        free_job(j);
+    }
+}
+
 /* Runs the calls on a device whose results come late and whose operation number fail_at fails; gives the outcome. Nothing of
  * the device's memory may be lost. */
 static int run_late(job *j, int fail_at, int *launches, ks_error *err)
 {
     ks_ops *ops = host_ops_new();
     host_ops_be_late(ops);
+    host_ops_draw_noise(ops);
     host_ops_fail_at(ops, fail_at);
     ks_engine *engine = ks_engine_new(ops, 5, 1 << 20, err);
     ks_engine_calls calls = calls_of(j);
@@ -674,6 +756,8 @@ int main(void)
         cmocka_unit_test(running_out_of_device_memory_anywhere_is_an_error_and_loses_nothing),
         cmocka_unit_test(a_second_run_of_the_same_kind_allocates_nothing),
         cmocka_unit_test(one_launch_serves_all_lanes_of_a_network_call),
+        cmocka_unit_test(noise_that_the_device_draws_has_the_bits_of_the_host_s),
+        cmocka_unit_test(one_launch_draws_for_all_lanes_of_a_network_call),
         cmocka_unit_test(results_that_come_late_have_the_same_bits),
         cmocka_unit_test(a_late_result_is_told_when_the_next_call_is_queued),
         cmocka_unit_test(a_stop_keeps_the_late_results_of_what_had_ended),

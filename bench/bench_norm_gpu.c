@@ -1,0 +1,270 @@
+/* The group norms of SDXL at 1024 x 1024, SD 1.5 at 512 x 512 and the VAE decoder on a GPU, on
+ * random numbers: every way that can compute each, all splits among clusters, and what all of a
+ * UNet call's come to. Then the same for the moments that linear layers with a layer
+ * norm in them ask for.
+ *   bench_norm_gpu [PRECISION [ROWS...]]     fp16, 16 2
+ *
+ * A time is the median of RUNS replays of a graph of CALLS calls, each on other memory than the
+ * last, so that of large tensors little is in the cache but what a call itself put there. GB/s
+ * counts x, and y where there is one, once. The share is that of 3350 GB/s, an H100's by the
+ * vendor's sheet. */
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/norm.h"
+#include "kernels/parameters.h"
+#include "gpu_bench.h"
+
+enum { RUNS = 9, CALLS = 8, SETS = 4, GROUPS = 32, CHOSEN = KS_CUDA_NORM_WAYS };
+
+typedef struct shape {
+    const char *model;
+    int side, channels;
+    int count; /* in a UNet call */
+} shape;
+
+static const shape shapes[] = {
+    {"sdxl", 128, 320, 8},  {"sdxl", 128, 640, 2},  {"sdxl", 128, 960, 1}, {"sdxl", 64, 320, 1},
+    {"sdxl", 64, 640, 11},  {"sdxl", 64, 960, 1},   {"sdxl", 64, 1280, 1}, {"sdxl", 64, 1920, 1},
+    {"sdxl", 32, 640, 1},   {"sdxl", 32, 1280, 16}, {"sdxl", 32, 1920, 1}, {"sdxl", 32, 2560, 2},
+    {"sd15", 64, 320, 13},  {"sd15", 64, 640, 2},   {"sd15", 64, 960, 1},  {"sd15", 32, 320, 1},
+    {"sd15", 32, 640, 11},  {"sd15", 32, 960, 1},   {"sd15", 32, 1280, 1}, {"sd15", 32, 1920, 1},
+    {"sd15", 16, 640, 1},   {"sd15", 16, 1280, 11}, {"sd15", 16, 1920, 1}, {"sd15", 16, 2560, 2},
+    {"sd15", 8, 1280, 12},  {"sd15", 8, 2560, 3},   {"vae", 64, 512, 0},   {"vae", 128, 512, 0},
+    {"vae", 256, 512, 0},   {"vae", 256, 256, 0},   {"odd", 192, 320, 0},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* Tokens of moments: three for each block of a transformer. */
+static const shape moments[] = {
+    {"sdxl", 64, 640, 30},  {"sdxl", 32, 1280, 180}, {"sd15", 64, 320, 15},
+    {"sd15", 32, 640, 15},  {"sd15", 16, 1280, 15},  {"sd15", 8, 1280, 3},
+};
+enum { MOMENTS = sizeof moments / sizeof *moments };
+
+static void must(int failed, const char *what)
+{
+    if (!failed)
+        return;
+    fprintf(stderr, "%s: %s\n", what, cudaGetErrorString((cudaError_t)failed));
+    exit(EXIT_FAILURE);
+}
+
+/* A shape's arrays. */
+typedef struct operands {
+    ks_dtype type;
+    ks_act y[SETS], x[SETS];
+    float *gamma, *beta;
+    void *workspace;
+    size_t bytes; /* of the workspace */
+} operands;
+
+/* [n, side, side, c] of random numbers. */
+static ks_act random_tensor(ks_dtype type, int n, int side, int c, uint32_t seed)
+{
+    ks_act a = {.n = n, .h = side, .w = side, .c = c, .stride = c};
+    const size_t count = (size_t)n * (size_t)(side * side) * (size_t)c;
+    must((int)cudaMalloc(&a.data, count * (type == KS_F32 ? 4 : 2)), "memory");
+    must(ks_cuda_random_rows(NULL, type, a.data, n, (int64_t)side * side * c, 0, seed), "numbers");
+    return a;
+}
+
+static operands new_operands(const shape *s, ks_dtype type, int rows)
+{
+    operands o = {.type = type};
+    for (int i = 0; i < SETS; i++) {
+        o.x[i] = random_tensor(type, rows, s->side, s->channels, 10 * (uint32_t)i);
+        o.y[i] = random_tensor(type, rows, s->side, s->channels, 10 * (uint32_t)i + 1);
+    }
+    o.gamma = random_tensor(KS_F32, 1, 1, s->channels, 2).data;
+    o.beta = random_tensor(KS_F32, 1, 1, s->channels, 3).data;
+    o.bytes = ks_cuda_group_norm_workspace(rows, GROUPS, (int64_t)s->side * s->side, s->channels);
+    must((int)cudaMalloc(&o.workspace, o.bytes), "memory");
+    return o;
+}
+
+static void free_operands(operands *o)
+{
+    for (int i = 0; i < SETS; i++) {
+        must((int)cudaFree(o->x[i].data), "cudaFree");
+        must((int)cudaFree(o->y[i].data), "cudaFree");
+    }
+    must((int)cudaFree(o->gamma), "cudaFree");
+    must((int)cudaFree(o->beta), "cudaFree");
+    must((int)cudaFree(o->workspace), "cudaFree");
+}
+
+/* What is timed: a way, or the one that is taken; or, for ranks above 0, one of the clusters'
+ * kernels with so many and slices of so many bytes; or, for tokens above 0, the moments of a layer
+ * norm by warps of so many. */
+typedef struct how {
+    int way, kernel, segment, ranks, tokens;
+} how;
+
+static int run(const operands *o, int set, how h, cudaStream_t stream)
+{
+    const ks_act y = o->y[set], x = o->x[set];
+    if (h.tokens)
+        return ks_cuda_layer_moments_by(h.tokens, stream, o->type, y.data, x, 1e-5f);
+    if (h.ranks)
+        return ks_cuda_group_norm_split(h.kernel, h.segment, h.ranks, stream, o->type, y, x,
+                                        o->gamma, o->beta, GROUPS, 1e-5f, true);
+    if (h.way == CHOSEN)
+        return ks_cuda_group_norm(stream, o->type, y, x, o->gamma, o->beta, GROUPS, 1e-5f, true,
+                                  o->workspace, o->bytes);
+    return ks_cuda_group_norm_by((ks_cuda_norm_way)h.way, stream, o->type, y, x, o->gamma, o->beta,
+                                 GROUPS, 1e-5f, true, o->workspace, o->bytes);
+}
+
+static cudaGraphExec_t calls_of(const operands *o, how h, cudaStream_t stream)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t calls;
+    must((int)cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
+    for (int i = 0; i < CALLS; i++)
+        must(run(o, i % SETS, h, stream), "a norm");
+    must((int)cudaStreamEndCapture(stream, &graph), "graph");
+    must((int)cudaGraphInstantiate(&calls, graph, 0), "graph");
+    must((int)cudaGraphDestroy(graph), "graph");
+    return calls;
+}
+
+/* Milliseconds a call; negative where it cannot be done so. */
+static double time_of(const operands *o, how h, cudaStream_t stream)
+{
+    float ms[RUNS];
+    cudaEvent_t begin, end;
+    const int first = run(o, 0, h, stream);
+    if (first == (int)cudaErrorNotSupported)
+        return -1;
+    must(first, "a norm");
+    must((int)cudaEventCreate(&begin), "event");
+    must((int)cudaEventCreate(&end), "event");
+    cudaGraphExec_t calls = calls_of(o, h, stream);
+    for (int i = -2; i < RUNS; i++) {
+        must((int)cudaEventRecord(begin, stream), "event");
+        must((int)cudaGraphLaunch(calls, stream), "graph");
+        must((int)cudaEventRecord(end, stream), "event");
+        must((int)cudaEventSynchronize(end), "a norm");
+        if (i >= 0)
+            must((int)cudaEventElapsedTime(&ms[i], begin, end), "event");
+    }
+    must((int)cudaGraphExecDestroy(calls), "graph");
+    must((int)cudaEventDestroy(begin), "event");
+    must((int)cudaEventDestroy(end), "event");
+    return (double)median_of(ms, RUNS) / CALLS;
+}
+
+/* Milliseconds by rank of a kernel with slices of a width. */
+static void bench_ranks(const operands *o, how h, cudaStream_t stream)
+{
+    printf("      %s, slices from %d bytes:", ks_cuda_group_norm_kernel(h.kernel), h.segment);
+    for (h.ranks = 1; h.ranks <= 16; h.ranks *= 2) {
+        const double ms = time_of(o, h, stream);
+        if (ms > 0)
+            printf(" %d: %.4f", h.ranks, ms);
+    }
+    printf("\n");
+}
+
+/* Prints the split that is taken, and the times of all. */
+static void bench_splits(const operands *o, cudaStream_t stream)
+{
+    const char *taken = "";
+    const int ranks = ks_cuda_group_norm_cluster(&taken, o->type, o->x[0], GROUPS);
+    printf("    taken: %s, %d ranks\n", taken, ranks);
+    for (how h = {0}; ks_cuda_group_norm_kernel(h.kernel); h.kernel++)
+        for (h.segment = 64; h.segment <= 256; h.segment *= 2)
+            bench_ranks(o, h, stream);
+}
+
+/* Prints a shape's line. sum: what each way adds to a call, and at [CHOSEN] the one that is taken;
+ * a way that cannot do it adds the next one that can. */
+static void bench_shape(const shape *s, ks_dtype type, int rows, cudaStream_t stream, double *sum)
+{
+    static const char *const names[] = {"clusters", "blocks", "passes", "taken"};
+    const double bytes = 2.0 * rows * s->side * s->side * s->channels * (type == KS_F32 ? 4 : 2);
+    double ms[CHOSEN + 1];
+    operands o = new_operands(s, type, rows);
+    must((int)cudaDeviceSynchronize(), "numbers");
+    printf("%s %2d x %3d^2 x %4d", s->model, rows, s->side, s->channels);
+    for (int way = 0; way <= CHOSEN; way++) {
+        ms[way] = time_of(&o, (how){.way = way}, stream);
+        if (ms[way] > 0)
+            printf("  %s %.4f ms %4.0f GB/s %2.0f %%", names[way], ms[way], bytes / ms[way] * 1e-6,
+                   bytes / ms[way] / 3350e6 * 100);
+        else
+            printf("  %s %25s", names[way], "-");
+    }
+    for (int way = CHOSEN; way >= 0; way--) {
+        if (ms[way] < 0 && way < CHOSEN)
+            ms[way] = ms[way + 1];
+        sum[way] += s->count * ms[way] / rows;
+    }
+    printf("\n");
+    if (type != KS_F32)
+        bench_splits(&o, stream);
+    free_operands(&o);
+}
+
+static void bench_moments(ks_dtype type, int rows, cudaStream_t stream)
+{
+    double sum[2][5] = {{0}}; /* [SD 1.5][tokens a warp] */
+    for (int i = 0; i < MOMENTS; i++) {
+        const shape *s = &moments[i];
+        const double values = (double)rows * s->side * s->side * s->channels;
+        const double bytes = values * (type == KS_F32 ? 4 : 2);
+        operands o = new_operands(s, type, rows);
+        must((int)cudaDeviceSynchronize(), "numbers");
+        printf("%s %2d x %4d tokens x %4d  moments", s->model, rows, s->side * s->side,
+               s->channels);
+        for (int each = 1; each <= 4; each *= 2) {
+            const double ms = time_of(&o, (how){.tokens = each}, stream);
+            sum[strcmp(s->model, "sd15") == 0][each] += s->count * ms / rows;
+            printf("  by %d %.4f ms %4.0f GB/s %2.0f %%", each, ms, bytes / ms * 1e-6,
+                   bytes / ms / 3350e6 * 100);
+        }
+        printf("\n");
+        free_operands(&o);
+    }
+    for (int m = 0; m < 2; m++)
+        printf("%s, moments of %d rows, ms a row and call: by 1 %.4f, by 2 %.4f, by 4 %.4f\n",
+               m ? "SD 1.5" : "SDXL", rows, sum[m][1], sum[m][2], sum[m][4]);
+}
+
+static void bench_rows(ks_dtype type, int rows)
+{
+    double sum[2][CHOSEN + 1] = {{0}}; /* [SD 1.5] */
+    cudaStream_t stream;
+    must((int)cudaStreamCreate(&stream), "stream");
+    for (int i = 0; i < SHAPES; i++) {
+        const bool vae = strcmp(shapes[i].model, "vae") == 0;
+        bench_shape(&shapes[i], type, vae ? 1 : rows, stream,
+                    sum[strcmp(shapes[i].model, "sd15") == 0]);
+    }
+    for (int m = 0; m < 2; m++)
+        printf("%s, %d rows, ms a row and call: clusters %.4f, without them %.4f, two passes alone "
+               "%.4f, taken %.4f\n",
+               m ? "SD 1.5" : "SDXL", rows, sum[m][KS_CUDA_NORM_CLUSTERS],
+               sum[m][KS_CUDA_NORM_BLOCKS], sum[m][KS_CUDA_NORM_PASSES], sum[m][CHOSEN]);
+    bench_moments(type, rows, stream);
+    must((int)cudaStreamDestroy(stream), "stream");
+}
+
+int main(int argc, char **argv)
+{
+    const char *precision = argc > 1 ? argv[1] : "fp16";
+    const ks_dtype type = strcmp(precision, "fp32") == 0   ? KS_F32
+                          : strcmp(precision, "bf16") == 0 ? KS_BF16
+                                                           : KS_F16;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    for (int i = 2; i < argc; i++)
+        bench_rows(type, atoi(argv[i]));
+    if (argc <= 2) {
+        bench_rows(type, 16);
+        bench_rows(type, 2);
+    }
+    return EXIT_SUCCESS;
+}
