@@ -243,7 +243,7 @@ static network open_network(const random_model *m, const char *path, const char 
     need(n.ops != NULL, &err);
     n.ops->slices = n.ops->slices && !copies;
     double opened = ks_seconds();
-    n.model = ks_model_load(st, &config, n.ops, 0, NULL, &err);
+    n.model = ks_model_load(st, &config, n.ops, NULL, 0, NULL, &err);
     need(n.model != NULL, &err);
     sync_all(&n);
     ks_safetensors_close(st);

@@ -64,5 +64,6 @@ set_source_files_properties(${PROJECT_SOURCE_DIR}/kernels/noise.cu PROPERTIES CO
 set_target_properties(ks_kernels PROPERTIES CUDA_RUNTIME_LIBRARY Shared)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 
+include(${CMAKE_CURRENT_LIST_DIR}/nccl.cmake)
 set(KSWEEP_HAVE_CUDA ON)
 message(STATUS "CUDA backend: on, CUDA ${CUDAToolkit_VERSION}, architectures ${KSWEEP_CUDA_ARCHITECTURES}")

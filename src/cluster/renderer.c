@@ -37,7 +37,7 @@ ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, bool images, ks_error
     if (images)
         r->rgb = ks_calloc((size_t)shape[0] * (size_t)shape[2] * (size_t)shape[3], CELL * CELL * 3);
     int parts = (setup->texts ? KS_LOAD_TEXT : 0) | (images ? KS_LOAD_VAE : 0);
-    r->model = ks_model_load(setup->file, &setup->config, ops, parts, setup->tokenizer, err);
+    r->model = ks_model_load(setup->file, &setup->config, ops, NULL, parts, setup->tokenizer, err);
     if (!r->model) {
         ks_error_wrap(err, "%s", setup->job->model);
         ks_renderer_free(r);

@@ -264,8 +264,8 @@ ks_memory_need ks_setup_memory(const ks_setup *s, const ks_ops *ops)
     }
     need.weights = element * parameters;
     need.fixed = need.weights + need.decoding + KS_SHARE_BYTES;
-    need.row = ks_unet_activation_bytes(&c->unet, height, width, element) +
-               2 * ks_unet_conditioning_bytes(&c->unet, tokens, element) +
+    need.row = ks_unet_activation_bytes(&c->unet, 1, height, width, element) +
+               2 * ks_unet_conditioning_bytes(&c->unet, 1, tokens, element) +
                LANE_TENSORS * sizeof(float) * (double)s->shape[1] * height * width;
     return need;
 }

@@ -21,9 +21,10 @@ size_t ks_element_size(const ks_ops *ops);
 void ks_release(ks_ops *ops, void *memory);
 
 /* y = shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + time))) (He et al. 2016, as in Ho et
- * al. 2020). */
+ * al. 2020). Of a split network with a part of the channels between the convolutions. */
 typedef struct ks_resblock {
     int in, out;
+    ks_split split;
     float eps;
     ks_weight *norm1, *conv1, *norm2, *conv2;
     ks_weight *shortcut; /* 1x1 where in != out, else NULL */
@@ -37,13 +38,13 @@ typedef struct ks_resblock_names {
 void ks_resblock_load(ks_resblock *r, ks_loader *l, const char *base,
                       const ks_resblock_names *names, int in, int out, float eps);
 
-/* time: [n, 1, 1, out] added to every pixel between the convolutions, or absent. y is x only where
+/* time: [n, 1, 1, out / parts] added to every pixel between the convolutions, or absent. y is x only where
  * in == out. */
 void ks_resblock_run(const ks_resblock *r, ks_ops *ops, ks_act y, ks_act x, ks_act time);
 
 /* Cross-attention's keys and values of one layer: made once a conditioning, looked up by row. */
 typedef struct ks_kv {
-    ks_act k, v;        /* [slots, tokens, 1, c] */
+    ks_act k, v;        /* [slots, tokens, 1, c], of a split network c / parts */
     const int32_t *row; /* device [n]: slot of each row */
     const int32_t *len; /* device [slots]: tokens of each slot */
 } ks_kv;
@@ -59,7 +60,8 @@ typedef struct ks_transformer_block {
 /* A spatial transformer: x + proj_out(blocks(proj_in(norm(x)))), pixels as tokens (Rombach et al.
  * 2022). */
 typedef struct ks_transformer {
-    int c, heads, depth;
+    int c, heads, depth; /* of the whole */
+    ks_split split;      /* of its blocks */
     ks_weight *norm, *proj_in, *proj_out;
     ks_transformer_block *block; /* [depth] */
 } ks_transformer;

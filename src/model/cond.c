@@ -30,7 +30,7 @@ ks_cond *ks_cond_new(ks_model *m, const float *context, int tokens, const float 
     if (y)
         memcpy(copy + values, y, vector * sizeof(float));
     *cond = (ks_cond){m, {++m->conds, tokens, copy, y ? copy + values : NULL}};
-    if (tokens > m->longest)
+    if (tokens > m->longest && m->unet.split.parts == 1)
         m->longest = tokens;
     return cond;
 }

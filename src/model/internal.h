@@ -32,7 +32,8 @@ struct ks_model {
     bool has_vae;
 
     uint64_t conds; /* made so far: the last one's id */
-    int longest;    /* tokens of the longest conditioning so far */
+    int longest;    /* tokens of the longest conditioning so far; of a part, that a call has had: the other parts may not know yet
+                     * of one that was made here, and their pools must be alike */
     ks_kv_pool pool;
 
     int rows, height, width; /* as planned; rows 0: not yet */

@@ -30,7 +30,20 @@ static int load_vae(ks_model *m, ks_loader *l, ks_error *err)
     return ks_vae_load(&m->vae, l, &m->config.vae);
 }
 
-ks_model *ks_model_load(const ks_safetensors *st, const ks_model_config *config, ks_ops *ops,
+/* The parts that are asked for; of the UNet the loader's. */
+static int load_parts(ks_model *m, ks_loader *l, int parts, const char *tokenizer_folder, ks_error *err)
+{
+    if (ks_unet_split_fits(&m->config.unet, l->split.parts, err) != 0)
+        return ks_error_wrap(err, "%s", ks_safetensors_path(l->st));
+    if (ks_unet_load(&m->unet, l, &m->config.unet) != 0)
+        return -1;
+    l->split = ks_unsplit;
+    if ((parts & KS_LOAD_TEXT) && load_text(m, l, tokenizer_folder, err) != 0)
+        return -1;
+    return (parts & KS_LOAD_VAE) ? load_vae(m, l, err) : 0;
+}
+
+ks_model *ks_model_load(const ks_safetensors *st, const ks_model_config *config, ks_ops *ops, const ks_split *split,
                         int parts, const char *tokenizer_folder, ks_error *err)
 {
     ks_model *m = calloc(1, sizeof *m);
@@ -40,14 +53,13 @@ ks_model *ks_model_load(const ks_safetensors *st, const ks_model_config *config,
     }
     m->config = *config;
     m->ops = ops;
-    ks_loader l = {.st = st, .ops = ops, .list = &m->weights, .err = err};
-    if (ks_unet_load(&m->unet, &l, &m->config.unet) != 0 ||
-        ((parts & KS_LOAD_TEXT) && load_text(m, &l, tokenizer_folder, err) != 0) ||
-        ((parts & KS_LOAD_VAE) && load_vae(m, &l, err) != 0)) {
-        ks_model_free(m);
-        return NULL;
-    }
-    return m;
+    ks_loader l = {.st = st, .ops = ops, .split = split ? *split : ks_unsplit, .list = &m->weights, .err = err};
+    int result = load_parts(m, &l, parts, tokenizer_folder, err);
+    ks_loader_end(&l);
+    if (result == 0)
+        return m;
+    ks_model_free(m);
+    return NULL;
 }
 
 void ks_model_free(ks_model *m)

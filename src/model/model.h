@@ -10,14 +10,19 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "model/config.h"
+#include "model/split.h"
 
 typedef struct ks_model ks_model;
 
 enum { KS_LOAD_TEXT = 1, KS_LOAD_VAE = 2 }; /* the UNet is always loaded */
 
 /* Loads the weights of an open file onto ops. The file may be closed afterwards. parts: KS_LOAD_*;
- * a part that the file lacks is an error. tokenizer_folder: needed with KS_LOAD_TEXT. */
-ks_model *ks_model_load(const ks_safetensors *st, const ks_model_config *config, ks_ops *ops,
+ * a part that the file lacks is an error. tokenizer_folder: needed with KS_LOAD_TEXT.
+ *
+ * split: the part of the UNet that is loaded, NULL for the whole. ops has joined the other parts' then, and all of them make
+ * the same plans and calls in the same order: the same rows of the same shapes, in the same places, with conditionings of the
+ * same lengths. Each has the whole output. */
+ks_model *ks_model_load(const ks_safetensors *st, const ks_model_config *config, ks_ops *ops, const ks_split *split,
                         int parts, const char *tokenizer_folder, ks_error *err);
 void ks_model_free(ks_model *m);
 const ks_model_config *ks_model_config_of(const ks_model *m);
@@ -84,11 +89,11 @@ int ks_model_decode(ks_model *m, const float *latent, int n, int height, int wid
 /* Multiply-adds of one row's UNet call at a latent size and context length, for estimates; keys and
  * values of the context, which are made once, are not counted. */
 double ks_unet_macs(const ks_unet_config *c, int height, int width, int tokens);
-/* Device bytes of one row's activations at their peak, roughly, at `element` bytes each; with a
- * backend that has no slices (ops.h) they are up to a quarter fewer. */
-double ks_unet_activation_bytes(const ks_unet_config *c, int height, int width, int element);
-/* Device bytes of one conditioning's keys and values. */
-double ks_unet_conditioning_bytes(const ks_unet_config *c, int tokens, int element);
+/* Device bytes of one row's activations at their peak, roughly, at `element` bytes each, in a network split into so many parts;
+ * with a backend that has no slices (ops.h) they are up to a quarter fewer. */
+double ks_unet_activation_bytes(const ks_unet_config *c, int parts, int height, int width, int element);
+/* Device bytes of one conditioning's keys and values at a part. */
+double ks_unet_conditioning_bytes(const ks_unet_config *c, int parts, int tokens, int element);
 /* Device bytes that decoding one latent as a whole takes at its peak, roughly. */
 double ks_vae_activation_bytes(const ks_vae_config *c, int height, int width, int element);
 /* The same as ks_model_decode does it: in tiles where the whole takes more than 12 GiB. */

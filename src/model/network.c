@@ -50,14 +50,15 @@ static int make_arrays(ks_model *m, int rows, ks_error *err)
 }
 
 /* As many slots as let two calls' conditionings stay, within a quarter of the free memory; never
- * fewer than a call may need. */
+ * fewer than a call may need. Parts of a network do not ask for their memory, which may differ: work
+ * that one of them has kept and another has not would leave them waiting for each other. */
 static int choose_slots(const ks_model *m, int rows, int tokens)
 {
     size_t slot = ks_kv_slot_bytes(&m->unet, m->ops, tokens);
     size_t free_bytes = m->ops->memory_free(m->ops);
     size_t fit = slot ? free_bytes / 4 / slot : (size_t)rows;
     int wish = 2 * rows + 2;
-    if (fit >= (size_t)wish)
+    if (fit >= (size_t)wish || m->unet.split.parts > 1)
         return wish;
     return fit > (size_t)rows ? (int)fit : rows;
 }
@@ -85,7 +86,7 @@ static int make_pool(ks_model *m, int rows, ks_error *err)
 static int reserve(ks_model *m, int rows, int height, int width, ks_error *err)
 {
     const double mib = 1024.0 * 1024.0;
-    double need = rows * ks_unet_activation_bytes(&m->config.unet, height, width,
+    double need = rows * ks_unet_activation_bytes(&m->config.unet, m->unet.split.parts, height, width,
                                                   (int)ks_element_size(m->ops));
     if (need <= m->reserved)
         return 0;
@@ -129,6 +130,9 @@ static int computed_rows(const ks_model *m, int n)
 static int describe(ks_model *m, const ks_net_row *row, int n, ks_error *err)
 {
     ks_call_arrays *a = &m->host_arrays;
+    for (int i = 0; i < n; i++)
+        if (row[i].cond->source.tokens > m->longest)
+            m->longest = row[i].cond->source.tokens;
     if (make_pool(m, m->rows, err) != 0)
         return -1;
     ks_kv_pool_begin(&m->pool);

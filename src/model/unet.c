@@ -27,7 +27,7 @@ static void load_resblock(ks_unet *u, ks_loader *l, ks_unet_layer *layer, int wh
     ks_resblock_load(&layer->res[which], l, base, &res_names, which ? s->out : s->in, s->out,
                      norm_eps);
     layer->time[which] = u->time_width;
-    u->time_width += s->out;
+    u->time_width += s->out / u->split.parts;
 }
 
 /* The modules of a stage are numbered in the order they run. */
@@ -81,7 +81,7 @@ static void list_kv_layers(ks_unet *u, ks_loader *l)
     for (int i = 0; u->kv && i < u->stages; i++) {
         const ks_transformer *t = &u->layer[i].transformer;
         for (int b = 0; b < t->depth; b++)
-            u->kv[u->layer[i].kv + b] = (ks_kv_layer){t->block[b].kv, t->c};
+            u->kv[u->layer[i].kv + b] = (ks_kv_layer){t->block[b].kv, t->c / t->split.parts};
     }
 }
 
@@ -104,7 +104,7 @@ static void load_embeddings(ks_unet *u, ks_loader *l)
 int ks_unet_load(ks_unet *u, ks_loader *l, const ks_unet_config *config)
 {
     ks_unet_stage stage[KS_UNET_STAGES];
-    *u = (ks_unet){.config = config, .embedding = 4 * config->model_channels};
+    *u = (ks_unet){.config = config, .split = l->split, .embedding = 4 * config->model_channels};
     u->stages = ks_unet_stages(config, stage);
     u->layer = ks_loader_alloc(l, (size_t)u->stages, sizeof *u->layer);
     if (!u->layer)
@@ -254,7 +254,7 @@ static void embed_time(running *r)
 static void run_resblock(running *r, const ks_unet_layer *layer, int which, ks_act y, ks_act x)
 {
     const ks_resblock *res = &layer->res[which];
-    ks_act time = ks_act_slice(r->time, layer->time[which], res->out, ks_element_size(r->ops));
+    ks_act time = ks_act_slice(r->time, layer->time[which], res->out / res->split.parts, ks_element_size(r->ops));
     ks_resblock_run(res, r->ops, y, x, time);
 }
 

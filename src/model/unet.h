@@ -50,21 +50,22 @@ typedef struct ks_unet_layer {
 /* A cross-attention layer as the conditioning's cache sees it. */
 typedef struct ks_kv_layer {
     ks_weight *w; /* context -> [keys, values] */
-    int c;        /* channels of each */
+    int c;        /* channels of each, at this part */
 } ks_kv_layer;
 
 typedef struct ks_unet {
     const ks_unet_config *config;
+    ks_split split;
     int stages, kv_layers;
     ks_unet_layer *layer; /* [stages] */
     ks_kv_layer *kv;      /* [kv_layers] */
     int embedding;        /* width of the time embedding */
-    int time_width;       /* channels of all residual blocks' projections of it */
+    int time_width;       /* channels of all residual blocks' projections of it, at this part */
     ks_weight *time1, *time2, *time_all, *label1, *label2;
     ks_weight *out_norm, *out_conv;
 } ks_unet;
 
-/* Loads it; config must outlive it. Returns -1 after a failure (ks_unet_free it all the same). */
+/* Loads the loader's part of it; config must outlive it. Returns -1 after a failure (ks_unet_free it all the same). */
 int ks_unet_load(ks_unet *u, ks_loader *l, const ks_unet_config *config);
 void ks_unet_free(ks_unet *u);
 

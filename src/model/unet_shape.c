@@ -125,15 +125,16 @@ double ks_unet_macs(const ks_unet_config *c, int height, int width, int tokens)
 }
 
 /* Channels times pixels of a stage's scratch at its peak: a residual block's two activations, or a
- * transformer's tokens, their norm and the feed-forward's inside. */
-static double stage_scratch(const ks_unet_stage *s, double pixels)
+ * transformer's tokens, their norm and the feed-forward's inside; of a split network a part of the
+ * second activation and of that inside. */
+static double stage_scratch(const ks_unet_stage *s, int parts, double pixels)
 {
-    double res = s->resblocks ? s->in + s->out : 0;
-    double transformer = s->transformer ? 6.0 * s->out : 0;
+    double res = s->resblocks ? s->in + (double)s->out / parts : 0;
+    double transformer = s->transformer ? (2 + 4.0 / parts) * s->out : 0;
     return pixels * (res > transformer ? res : transformer);
 }
 
-double ks_unet_activation_bytes(const ks_unet_config *c, int height, int width, int element)
+double ks_unet_activation_bytes(const ks_unet_config *c, int parts, int height, int width, int element)
 {
     ks_unet_stage stage[KS_UNET_STAGES];
     int count = ks_unet_stages(c, stage);
@@ -145,18 +146,18 @@ double ks_unet_activation_bytes(const ks_unet_config *c, int height, int width, 
             joined += s->in * inside;
         if (s->out * inside > widest)
             widest = s->out * inside;
-        if (stage_scratch(s, inside) > scratch)
-            scratch = stage_scratch(s, inside);
+        if (stage_scratch(s, parts, inside) > scratch)
+            scratch = stage_scratch(s, parts, inside);
     }
     return (joined + 2 * widest + scratch) * element;
 }
 
-double ks_unet_conditioning_bytes(const ks_unet_config *c, int tokens, int element)
+double ks_unet_conditioning_bytes(const ks_unet_config *c, int parts, int tokens, int element)
 {
     ks_unet_stage stage[KS_UNET_STAGES];
     int count = ks_unet_stages(c, stage);
     double values = 0, label = c->adm_channels ? 4.0 * c->model_channels : 0;
     for (int i = 0; i < count; i++)
         values += stage[i].transformer ? 2.0 * stage[i].depth * stage[i].out * tokens : 0;
-    return values * element + label * sizeof(float);
+    return values / parts * element + label * sizeof(float);
 }

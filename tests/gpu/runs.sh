@@ -93,7 +93,7 @@ faults() {
     goes_on
   done
   rm -rf "$out" "$out.d"
-  for number in 3 30 200 500 1000 2000; do
+  for number in 3 8 14 20 30 60 200 1000; do
     run malloc-$number '0 2 75' "LD_PRELOAD=$FAULT_SHIM" "FAULT_MALLOC=$number" -- run "${sweep[@]}" --set seed.count=30
     echo "allocation $number refused: exit $last_status: $(grep 'no memory\|memory' "$folder/malloc-$number.log" | head -n 1)"
     [ "$last_status" = 0 ] && break

@@ -51,7 +51,7 @@ static network open_network(const random_model *m, const char *path, ks_ops *ops
     float *host = ks_calloc(context + vector, sizeof *host);
     ks_safetensors *st = ks_safetensors_open(path, &err);
     check(st && ks_model_detect(st, &config, &err) == 0, &err);
-    n.model = ks_model_load(st, &config, ops, 0, NULL, &err);
+    n.model = ks_model_load(st, &config, ops, NULL, 0, NULL, &err);
     check(n.model != NULL, &err);
     ks_safetensors_close(st);
     for (int i = 0; i < CONDS; i++) {

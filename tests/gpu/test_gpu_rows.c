@@ -105,7 +105,7 @@ static network open_network(const char *name, const char *precision)
     if (!st || ks_model_detect(st, &config, &err) != 0)
         fail_msg("%s", err.text);
     n.open.ops = new_gpu(precision);
-    n.open.model = ks_model_load(st, &config, n.open.ops, 0, NULL, &err);
+    n.open.model = ks_model_load(st, &config, n.open.ops, NULL, 0, NULL, &err);
     if (!n.open.model)
         fail_msg("%s", err.text);
     ks_safetensors_close(st);

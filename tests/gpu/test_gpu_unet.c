@@ -100,7 +100,7 @@ static open_model open_on_gpu(const char *name, const char *precision)
     if (!st || ks_model_detect(st, &config, &err) != 0)
         fail_msg("%s", err.text);
     open_model o = {.ops = new_gpu(precision)};
-    o.model = ks_model_load(st, &config, o.ops, 0, NULL, &err);
+    o.model = ks_model_load(st, &config, o.ops, NULL, 0, NULL, &err);
     if (!o.model)
         fail_msg("%s", err.text);
     ks_safetensors_close(st);

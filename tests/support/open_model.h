@@ -47,7 +47,7 @@ static inline open_model open_model_at(const char *path, int threads, int parts,
     o.ops = open_test_device(threads, &err);
     if (!o.ops)
         fail_msg("%s", err.text);
-    o.model = ks_model_load(st, &config, o.ops, parts, tokenizer, &err);
+    o.model = ks_model_load(st, &config, o.ops, NULL, parts, tokenizer, &err);
     if (!o.model)
         fail_msg("%s", err.text);
     ks_safetensors_close(st);

@@ -92,6 +92,10 @@ static const ks_ops operations = {
     .inpaint = ks_cpu_inpaint,
     .error_norm = ks_cpu_error_norm,
     .all_finite = ks_cpu_all_finite,
+    .join = ks_cpu_join,
+    .all_reduce = ks_cpu_all_reduce,
+    .broadcast = ks_cpu_broadcast,
+    .gather = ks_cpu_gather,
     .free = cpu_free,
 };
 

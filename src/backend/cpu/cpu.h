@@ -29,6 +29,7 @@ typedef struct ks_cpu {
     ks_cpu_chunk *chunk;     /* activations */
     int chunks, current;
     size_t used; /* bytes taken of chunk[current] */
+    ks_group *tensor, *replica; /* NULL before this rank has joined others */
     bool failed;
     ks_error failure;
 } ks_cpu;
@@ -165,5 +166,9 @@ void ks_cpu_inpaint(ks_ops *ops, const ks_inpaint_op *op);
 void ks_cpu_error_norm(ks_ops *ops, double *out, const float *a, const float *b, const float *c,
                        int64_t n, double atol, double rtol);
 void ks_cpu_all_finite(ks_ops *ops, int *out, const float *a, int64_t n);
+int ks_cpu_join(ks_ops *ops, ks_group *tensor, ks_group *replica, ks_error *err);
+void ks_cpu_all_reduce(ks_ops *ops, ks_act y);
+void ks_cpu_broadcast(ks_ops *ops, void *device, size_t bytes);
+void ks_cpu_gather(ks_ops *ops, void *device, size_t bytes);
 
 #endif

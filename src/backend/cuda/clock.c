@@ -46,7 +46,7 @@ static void collect(ks_cuda *c, bool wait)
     while (k->pending > (k->open ? 1 : 0) && !c->failed) {
         cudaEvent_t end = k->stretch[k->first].end;
         if (wait) {
-            if (!KS_CUDA_CALL(c, cudaEventSynchronize(end)))
+            if (!ks_cuda_passed(c, end))
                 return;
         } else {
             cudaError_t status = cudaEventQuery(end);

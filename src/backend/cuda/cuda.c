@@ -39,7 +39,10 @@ static void cuda_free(ks_ops *ops)
     ks_cuda *c = ks_cuda_of(ops);
     cudaSetDevice(c->device);
     if (c->stream)
-        cudaStreamSynchronize(c->stream);
+        ks_cuda_passed(c, NULL);
+    ks_cuda_part(c);
+    if (c->stuck)
+        return; /* all this ends with the process */
     ks_cuda_graphs_free(c);
     ks_cuda_linear_plans_free(c);
     ks_cuda_conv_plans_free(c);
@@ -47,6 +50,7 @@ static void cuda_free(ks_ops *ops)
         cudaFree(c->chunk[i].data);
     free(c->chunk);
     free(c->noise);
+    ks_cuda_stores_free(c);
     cudaFree(c->blas_workspace);
     cudaFree(c->small);
     ks_cuda_transfer_free(c);
@@ -86,6 +90,10 @@ static const ks_ops operations = {
     .geglu = ks_cuda_geglu,
     .noise = ks_cuda_noise,
     .replay = ks_cuda_replay,
+    .join = ks_cuda_join,
+    .all_reduce = ks_cuda_all_reduce,
+    .broadcast = ks_cuda_broadcast,
+    .gather = ks_cuda_gather,
     .free = cuda_free,
 };
 

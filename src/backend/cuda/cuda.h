@@ -35,6 +35,13 @@ typedef struct ks_cuda_chunk {
     size_t start, size; /* start: the sizes of the chunks before it */
 } ks_cuda_chunk;
 
+/* Memory of parameters: `used` bytes given away, of which `live` pieces have not come back. */
+typedef struct ks_cuda_store {
+    char *data;
+    size_t size, used;
+    int live;
+} ks_cuda_store;
+
 /* Pinned memory that uploads pass through, in segments: one is used again when its copies are
  * done. */
 enum { KS_CUDA_SEGMENTS = 8 };
@@ -119,6 +126,9 @@ typedef struct ks_cuda_graph {
     cudaGraphExec_t graph;
 } ks_cuda_graph;
 
+/* The ranks that one network is shared with; see nccl.h. */
+typedef struct ks_cuda_others ks_cuda_others;
+
 typedef struct ks_cuda {
     ks_ops ops;
     int device;
@@ -137,6 +147,8 @@ typedef struct ks_cuda {
     ks_cuda_chunk *chunk; /* activations */
     int chunks, current;
     size_t used; /* bytes taken of chunk[current] */
+    ks_cuda_store *store; /* parameters */
+    int stores;
 
     char *noise; /* host: what the last draws were described by */
     size_t noise_bytes;
@@ -148,6 +160,9 @@ typedef struct ks_cuda {
     ks_cuda_graph graph[KS_CUDA_GRAPHS];
     uint64_t replays;
     bool capturing;
+
+    ks_cuda_others *others; /* NULL before this rank has joined them */
+    bool stuck; /* what is queued will never end: nothing is waited for or freed any more */
 
     bool failed;
     ks_error failure;
@@ -212,6 +227,13 @@ void ks_cuda_clock_begin(ks_ops *ops, ks_clock kind);
 void ks_cuda_clock_end(ks_ops *ops);
 double ks_cuda_clock_seconds(ks_ops *ops, ks_clock kind, int64_t *count);
 
+/* --- store.c: memory of parameters --- */
+
+/* As alloc and release; a part of something larger. */
+void *ks_cuda_keep(ks_ops *ops, size_t bytes, ks_error *err);
+void ks_cuda_drop(ks_ops *ops, void *memory);
+void ks_cuda_stores_free(ks_cuda *c);
+
 /* --- weight.c --- */
 
 ks_weight *ks_cuda_weight(ks_ops *ops, ks_weight_use use, int parts, const ks_view *w,
@@ -265,6 +287,34 @@ size_t ks_cuda_small_bytes(void);
 /* --- noise.c --- */
 
 void ks_cuda_noise(ks_ops *ops, const ks_noise_op *op, int count);
+
+/* --- wait.c --- */
+
+/* Waits for what was queued before the event, or for all (NULL). false: a failure is kept. */
+bool ks_cuda_passed(ks_cuda *c, cudaEvent_t event);
+/* Whether all that is queued ends well within so many seconds. */
+bool ks_cuda_drains(ks_cuda *c, double seconds);
+/* A moment between two looks at something; longer after the first hundreds of them. */
+void ks_cuda_pause(int looks);
+
+/* --- group.c and nccl.c, or group_absent.c --- */
+
+int ks_cuda_join(ks_ops *ops, ks_group *tensor, ks_group *replica, ks_error *err);
+void ks_cuda_all_reduce(ks_ops *ops, ks_act y);
+/* The same in one way that there is, for tests and measurements: by shares of the elements, or for two ranks alone by NCCL's
+ * own sum or through each other's memory. */
+typedef enum ks_cuda_sum_way { KS_CUDA_BY_SHARES, KS_CUDA_BY_NCCL, KS_CUDA_BY_MEMORY, KS_CUDA_SUM_WAYS } ks_cuda_sum_way;
+bool ks_cuda_can_sum_by(const ks_cuda *c, ks_cuda_sum_way way);
+void ks_cuda_all_reduce_by(ks_ops *ops, ks_act y, ks_cuda_sum_way way);
+void ks_cuda_broadcast(ks_ops *ops, void *device, size_t bytes);
+void ks_cuda_gather(ks_ops *ops, void *device, size_t bytes);
+/* Whether what is queued may wait for other ranks. */
+bool ks_cuda_has_others(const ks_cuda *c);
+/* Whether they are there, as far as can be told after so many seconds of waiting; if not, a failure is kept and they are given
+ * up for good. */
+bool ks_cuda_others_there(ks_cuda *c, double waited);
+/* Takes leave of them, in ops->free. */
+void ks_cuda_part(ks_cuda *c);
 
 /* --- replay.c --- */
 

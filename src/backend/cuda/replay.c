@@ -13,10 +13,12 @@ static void forget(ks_cuda_graph *g)
 void ks_cuda_graphs_free(ks_cuda *c)
 {
     bool any = false;
+    if (c->stuck)
+        return;
     for (int i = 0; i < KS_CUDA_GRAPHS; i++)
         any = any || c->graph[i].graph;
     if (any)
-        cudaStreamSynchronize(c->stream);
+        ks_cuda_passed(c, NULL);
     for (int i = 0; i < KS_CUDA_GRAPHS; i++)
         forget(&c->graph[i]);
 }
@@ -47,7 +49,7 @@ static ks_cuda_graph *free_place(ks_cuda *c)
         if (c->graph[i].used < oldest->used)
             oldest = &c->graph[i];
     if (oldest->graph)
-        cudaStreamSynchronize(c->stream);
+        ks_cuda_passed(c, NULL);
     forget(oldest);
     return oldest;
 }

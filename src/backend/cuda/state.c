@@ -50,6 +50,8 @@ bool ks_cuda_dnn_good(ks_cuda *c, cudnnStatus_t status, const char *what)
 
 bool ks_cuda_runs(ks_cuda *c, bool fits, const char *operation, ks_act y, ks_act x)
 {
+    if (c->stuck)
+        ks_cuda_fail(c, "GPU %d: what it shares with other ranks has no end", c->device);
     if (c->failed)
         return false;
     if (!fits)
@@ -67,11 +69,23 @@ bool ks_cuda_same_shape(ks_act a, ks_act b)
 
 /* --- memory --- */
 
+/* The driver may wait for the device where it gives memory, longer than other ranks are there: what is shared with them is
+ * waited for before. */
+static bool settled(ks_cuda *c)
+{
+    return !ks_cuda_has_others(c) || ks_cuda_passed(c, NULL);
+}
+
 void *ks_cuda_alloc(ks_ops *ops, size_t bytes, ks_error *err)
 {
     ks_cuda *c = ks_cuda_of(ops);
     void *memory = NULL;
     cudaError_t status = cudaSetDevice(c->device);
+    if (!settled(c)) {
+        ops->fault = true;
+        ks_error_set(err, "%s", c->failure.text);
+        return NULL;
+    }
     if (status == cudaSuccess)
         status = cudaMalloc(&memory, bytes ? bytes : 1);
     if (status == cudaSuccess)
@@ -94,8 +108,9 @@ void ks_cuda_release(ks_ops *ops, void *memory)
     if (!memory)
         return;
     cudaSetDevice(c->device);
-    KS_CUDA_CALL(c, cudaStreamSynchronize(c->stream));
-    KS_CUDA_CALL(c, cudaFree(memory));
+    ks_cuda_passed(c, NULL);
+    if (!c->stuck)
+        KS_CUDA_CALL(c, cudaFree(memory));
 }
 
 size_t ks_cuda_memory_free(ks_ops *ops)
@@ -132,7 +147,7 @@ static bool add_chunk(ks_cuda *c, size_t bytes)
         return false;
     c->chunk = grown;
     void *data = NULL;
-    if (cudaSetDevice(c->device) != cudaSuccess || cudaMalloc(&data, size) != cudaSuccess) {
+    if (cudaSetDevice(c->device) != cudaSuccess || !settled(c) || cudaMalloc(&data, size) != cudaSuccess) {
         cudaGetLastError();
         return false;
     }

@@ -48,7 +48,7 @@ static bool next_segment(ks_cuda *c)
     up->segment = (up->segment + 1) % KS_CUDA_SEGMENTS;
     up->used = 0;
     return !up->waiting[up->segment] ||
-           KS_CUDA_CALL(c, cudaEventSynchronize(up->done[up->segment]));
+           ks_cuda_passed(c, up->done[up->segment]);
 }
 
 static bool upload_piece(ks_cuda *c, char *device, const char *host, size_t bytes)
@@ -99,7 +99,7 @@ static void bring(ks_cuda *c, uint64_t fence)
 /* Waits for the stream and brings what has arrived to its place. */
 static bool settle(ks_cuda *c)
 {
-    bool good = KS_CUDA_CALL(c, cudaStreamSynchronize(c->stream));
+    bool good = ks_cuda_passed(c, NULL);
     if (good)
         bring(c, UINT64_MAX);
     c->down.arrivals = 0;
@@ -189,7 +189,7 @@ int ks_cuda_wait(ks_ops *ops, uint64_t fence, ks_error *err)
     if (c->failed || c->fences.made - fence > KS_CUDA_FENCES)
         return ks_cuda_sync(ops, err);
     KS_CUDA_CALL(c, cudaSetDevice(c->device));
-    if (KS_CUDA_CALL(c, cudaEventSynchronize(c->fences.event[fence % KS_CUDA_FENCES])))
+    if (ks_cuda_passed(c, c->fences.event[fence % KS_CUDA_FENCES]))
         bring(c, fence);
     return hand_out(c, err);
 }

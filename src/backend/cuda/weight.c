@@ -33,11 +33,11 @@ static ks_weight *new_weight(ks_cuda *c, size_t bytes, int64_t bias, ks_error *e
         ks_error_set(err, "no memory for a parameter");
         return NULL;
     }
-    w->data = ks_cuda_alloc(&c->ops, bytes, err);
+    w->data = ks_cuda_keep(&c->ops, bytes, err);
     if (w->data && bias)
-        w->bias = ks_cuda_alloc(&c->ops, (size_t)bias * sizeof(float), err);
+        w->bias = ks_cuda_keep(&c->ops, (size_t)bias * sizeof(float), err);
     if (w->bias)
-        w->bias_typed = ks_cuda_alloc(&c->ops, (size_t)bias * ks_cuda_element(c), err);
+        w->bias_typed = ks_cuda_keep(&c->ops, (size_t)bias * ks_cuda_element(c), err);
     if (w->data && (!bias || w->bias_typed))
         return w;
     ks_cuda_weight_free(&c->ops, w);
@@ -151,8 +151,8 @@ bool ks_cuda_absorb_norm(ks_ops *ops, ks_weight *w, const ks_weight *norm, float
     if (c->failed || !w->packed || w->sums || w->kh * w->kw != 1 || norm->out != w->in)
         return false;
     if (!w->bias)
-        w->bias = ks_cuda_alloc(ops, (size_t)w->out * sizeof(float), &err);
-    w->sums = w->bias ? ks_cuda_alloc(ops, (size_t)w->out * sizeof(float), &err) : NULL;
+        w->bias = ks_cuda_keep(ops, (size_t)w->out * sizeof(float), &err);
+    w->sums = w->bias ? ks_cuda_keep(ops, (size_t)w->out * sizeof(float), &err) : NULL;
     if (!w->sums)
         return false;
     w->eps = eps;
@@ -184,10 +184,10 @@ void ks_cuda_weight_free(ks_ops *ops, ks_weight *w)
     if (!w)
         return;
     ks_cuda_graphs_free(ks_cuda_of(ops));
-    ks_cuda_release(ops, w->data);
-    ks_cuda_release(ops, w->phases);
-    ks_cuda_release(ops, w->bias);
-    ks_cuda_release(ops, w->bias_typed);
-    ks_cuda_release(ops, w->sums);
+    ks_cuda_drop(ops, w->data);
+    ks_cuda_drop(ops, w->phases);
+    ks_cuda_drop(ops, w->bias);
+    ks_cuda_drop(ops, w->bias_typed);
+    ks_cuda_drop(ops, w->sums);
     free(w);
 }

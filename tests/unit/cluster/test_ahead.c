@@ -113,7 +113,7 @@ static void a_conditioning_asked_for_early_is_waited_for(void **state)
     ks_ops *ops = ks_ops_cpu(1, &err);
     if (!job || !ops || ks_setup_open(&setup, job, &err))
         fail_msg("%s", err.text);
-    ks_model *model = ks_model_load(setup.file, &setup.config, ops, KS_LOAD_TEXT, setup.tokenizer, &err);
+    ks_model *model = ks_model_load(setup.file, &setup.config, ops, NULL, KS_LOAD_TEXT, setup.tokenizer, &err);
     assert_non_null(model);
     ks_guidance early, late, again;
     ks_conditions *c = setup.conditions;

@@ -74,7 +74,7 @@ static void a_full_device_is_an_error_and_leaves_nothing(void **state)
     for (int allowed = 0; result != 0; allowed += allowed < 200 ? 23 : 1) {
         err = KS_ERROR_NONE;
         left = allowed;
-        ks_model *m = ks_model_load(st, &config, ops, KS_LOAD_TEXT | KS_LOAD_VAE,
+        ks_model *m = ks_model_load(st, &config, ops, NULL, KS_LOAD_TEXT | KS_LOAD_VAE,
                                     TEST_ROOT "/jobs/demo/tokenizer", &err);
         result = m ? use(m, &err) : -1;
         loads += !m;

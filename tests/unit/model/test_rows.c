@@ -336,9 +336,9 @@ static void parts_that_the_file_lacks_are_an_error(void **state)
     ks_safetensors *st = ks_safetensors_open(TEST_DATA "/tiny-sd15.safetensors", &err);
     assert_non_null(st);
     const ks_model_config *c = ks_model_config_of(f.open.model);
-    assert_null(ks_model_load(st, c, f.open.ops, KS_LOAD_TEXT, "nowhere", &err));
+    assert_null(ks_model_load(st, c, f.open.ops, NULL, KS_LOAD_TEXT, "nowhere", &err));
     assert_non_null(strstr(err.text, "text encoder"));
-    assert_null(ks_model_load(st, c, f.open.ops, KS_LOAD_VAE, NULL, &err));
+    assert_null(ks_model_load(st, c, f.open.ops, NULL, KS_LOAD_VAE, NULL, &err));
     assert_non_null(strstr(err.text, "VAE"));
     float *context;
     int tokens;
@@ -359,12 +359,12 @@ static void a_tensor_of_another_shape_is_named(void **state)
     assert_non_null(st);
     ks_model_config wrong = *ks_model_config_of(f.open.model);
     wrong.unet.context_dim = 40;
-    assert_null(ks_model_load(st, &wrong, f.open.ops, 0, NULL, &err));
+    assert_null(ks_model_load(st, &wrong, f.open.ops, NULL, 0, NULL, &err));
     assert_non_null(strstr(err.text, "attn2.to_k.weight"));
     assert_non_null(strstr(err.text, "[32, 40]"));
     wrong = *ks_model_config_of(f.open.model);
     wrong.unet.res_blocks[1] = 2;
-    assert_null(ks_model_load(st, &wrong, f.open.ops, 0, NULL, &err));
+    assert_null(ks_model_load(st, &wrong, f.open.ops, NULL, 0, NULL, &err));
     assert_non_null(strstr(err.text, "input_blocks.4.0"));
     ks_safetensors_close(st);
     close_fixture(&f);
