@@ -89,7 +89,7 @@ typedef struct ks_submit_options {
     const char *program; /* ksweep as the nodes see it; NULL: this process' own */
     int nodes;           /* 0: 1 */
     int gpus_per_node;
-    int tasks_per_node; /* 0: one a GPU, or one */
+    int tasks_per_node; /* 0: one a GPU; without GPUs as many as have one model */
     int cpus_per_task;  /* 0 without GPUs: whole nodes */
     const char *time, *partition, *account;
     bool preemptible;          /* the job goes back into the queue when it is stopped early */

@@ -19,6 +19,8 @@ struct ks_group {
     int (*broadcast)(ks_group *g, void *data, size_t bytes, int root, ks_error *err);
     /* Every member's `bytes` to all, in the order of their ranks; all holds size * bytes. */
     int (*gather)(ks_group *g, const void *mine, size_t bytes, void *all, ks_error *err);
+    /* Whether this rank has heard meanwhile that the group is of no use any more: -1. Does not wait. NULL: it hears nothing. */
+    int (*look)(ks_group *g, ks_error *err);
 };
 
 #endif

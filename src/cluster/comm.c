@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "cluster/comm_mpi.h"
 #include "cluster/death.h"
 #include "cluster/guard.h"
 #include "cluster/launcher.h"
@@ -57,8 +58,7 @@ struct ks_comm {
     bool *dead, *told; /* of each rank: it is known to be dead; ks_comm_next_dead has said so */
 };
 
-/* "rank 3: MPI_Isend to rank 7: <MPI's text>" into err; returns -1. */
-static int mpi_failed(ks_comm *comm, ks_error *err, int code, const char *what, int other)
+int ks_comm_failed(ks_comm *comm, ks_error *err, int code, const char *what, int other)
 {
     char text[MPI_MAX_ERROR_STRING] = "", with[32] = "";
     int length = 0;
@@ -76,7 +76,7 @@ static int mpi_failed(ks_comm *comm, ks_error *err, int code, const char *what, 
     do {                                                               \
         int mpi_code_ = function(__VA_ARGS__);                         \
         if (mpi_code_ != MPI_SUCCESS)                                  \
-            return mpi_failed(comm, err, mpi_code_, #function, other); \
+            return ks_comm_failed(comm, err, mpi_code_, #function, other); \
     } while (0)
 
 /* A nap of less than a second. */
@@ -114,7 +114,7 @@ static int start_mpi(ks_comm *comm, const ks_launcher *launcher, ks_error *err)
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level);
     ks_guard_end(&guard);
     if (code != MPI_SUCCESS)
-        return mpi_failed(comm, err, code, "MPI_Init_thread", -1);
+        return ks_comm_failed(comm, err, code, "MPI_Init_thread", -1);
     comm->has_mpi = true;
     if (level < MPI_THREAD_FUNNELED)
         return ks_error_set(err, "this MPI allows no threads beside the one that calls it; "
@@ -154,9 +154,33 @@ static void free_comm(ks_comm *comm)
 static int note_dead(ks_comm *comm, int code, const char *what, int other, ks_error *err)
 {
     if (!ks_death_is(code))
-        return mpi_failed(comm, err, code, what, other);
+        return ks_comm_failed(comm, err, code, what, other);
     MPI_CHECK(comm, err, -1, ks_death_find, comm->world, comm->size, comm->dead);
     return 0;
+}
+
+MPI_Comm ks_comm_mpi(const ks_comm *comm)
+{
+    return comm->world;
+}
+
+double ks_comm_patience(const ks_comm *comm)
+{
+    return comm->patience;
+}
+
+int ks_comm_look_for_dead(ks_comm *comm, ks_error *err)
+{
+    int there;
+    if (!comm->survives)
+        return 0;
+    int code = MPI_Iprobe(MPI_ANY_SOURCE, MESSAGE_TAG, comm->world, &there, MPI_STATUS_IGNORE);
+    return code == MPI_SUCCESS ? 0 : note_dead(comm, code, "MPI_Iprobe", -1, err);
+}
+
+bool ks_comm_is_dead(const ks_comm *comm, int rank)
+{
+    return comm->dead && comm->dead[rank];
 }
 
 int ks_comm_next_dead(ks_comm *comm, int *rank)
@@ -524,7 +548,7 @@ static int await(ks_comm *comm, MPI_Request *request, const char *what, ks_error
         if (code == MPI_SUCCESS && comm->survives)
             code = MPI_Iprobe(MPI_ANY_SOURCE, MESSAGE_TAG, comm->world, &there, MPI_STATUS_IGNORE);
         if (code != MPI_SUCCESS)
-            return mpi_failed(comm, err, code, what, -1);
+            return ks_comm_failed(comm, err, code, what, -1);
         if (waited < SPIN_SECONDS)
             sched_yield();
         else

@@ -119,7 +119,7 @@ static int render_again(again *a, uint64_t samples, int threads, ks_error *err)
         choose_rows(a, samples, err))
         goto cleanup;
     ops = ks_device_open_alone(job, threads, err);
-    renderer = ops ? ks_renderer_new(a->setup, ops, false, err) : NULL;
+    renderer = ops ? ks_renderer_new(a->setup, ops, NULL, false, err) : NULL;
     if (!renderer || ks_renderer_plan(renderer, info->batch_rows, err))
         goto cleanup;
     ks_render_calls calls = {.self = a, .next = again_next, .done = again_done};
@@ -132,6 +132,19 @@ cleanup:
     return rc;
 }
 
+/* One rank alone does not give the bits of several that had the model together. */
+static int check_alone(const ks_store_info *info, ks_error *err)
+{
+    ks_job *job = ks_job_parse(info->job_path, info->job, err);
+    int rc = job ? 0 : -1;
+    if (job && job->tensor * job->rows > 1)
+        rc = ks_error_set(err, "it was rendered with one model on %d ranks (parallel: tensor %d, rows %d), whose bits a rank alone does "
+                          "not give: leave --sample out, or render a row again by `ksweep show` and mpirun", job->tensor * job->rows,
+                          job->tensor, job->rows);
+    ks_job_free(job);
+    return rc;
+}
+
 int ks_verify(const char *output, uint64_t samples, int threads, ks_verify_result *result, ks_error *err)
 {
     *result = (ks_verify_result){0};
@@ -140,7 +153,9 @@ int ks_verify(const char *output, uint64_t samples, int threads, ks_verify_resul
     a.output = ks_output_open(output, err);
     if (!a.output)
         return -1;
-    int rc = ks_output_verify(a.output, &result->rows, &result->bad, err);
+    int rc = samples ? check_alone(ks_output_info(a.output), err) : 0;
+    if (!rc)
+        rc = ks_output_verify(a.output, &result->rows, &result->bad, err);
     if (!rc && samples)
         rc = render_again(&a, samples, threads, err);
     free(a.row_of_point);

@@ -4,10 +4,16 @@
 
 #include "base/error.h"
 
-/* The first part to come writes backend, precision and rows of a call into OUT.d/layout; the others
- * take the rows from there. Fails when their backend or precision is another one. */
-int ks_layout_agree(const char *folder, const char *backend, const char *precision, int *rows,
-                    ks_error *err);
+/* How a part renders: what decides a sample's bits beside its key. */
+typedef struct ks_layout {
+    char backend[16], precision[16];
+    int tensor, rows; /* the job's "parallel" */
+    int batch_rows;
+} ks_layout;
+
+/* The first part to come writes its own into OUT.d/layout; the others take the batch rows from there. Fails when the rest is another
+ * one. */
+int ks_layout_agree(const char *folder, ks_layout *own, ks_error *err);
 
 /* Forgets it: nobody else writes. */
 void ks_layout_clear(const char *folder);

@@ -11,6 +11,7 @@
 #include "cluster/device.h"
 #include "cluster/load.h"
 #include "cluster/progress.h"
+#include "cluster/replica.h"
 #include "cluster/select.h"
 #include "cluster/setup.h"
 #include "cluster/text.h"
@@ -203,18 +204,36 @@ static void add_samples(ks_text *text, const ks_setup *s, const ks_selection *se
     ks_text_add(text, "\n");
 }
 
+/* How many ranks have a model, and what each of them has of it. */
+static void add_layout(ks_text *text, const ks_job *job)
+{
+    int size = ks_replica_size(job);
+    if (size == 1)
+        return;
+    ks_text_add(text, "layout:         one model on %d ranks:", size);
+    if (job->tensor > 1)
+        ks_text_add(text, " each layer on %d", job->tensor);
+    if (job->rows > 1)
+        ks_text_add(text, "%s the rows of each call on %d", job->tensor > 1 ? "," : "", job->rows);
+    ks_text_add(text, "; start %d ranks, or a multiple\n", size);
+}
+
 static void add_sizes(ks_text *text, const ks_setup *s, const ks_ops *ops, double samples, int rows)
 {
     const ks_job *job = s->job;
     double cells = (double)s->shape[2] * s->shape[3];
     double latents = cells * s->shape[1] * (job->latents_float16 ? 2 : 4), images = job->images ? cells * 64 * 3 : 0;
-    char weights[32], row[32], whole[32], file[32];
+    char weights[32], row[32], whole[32], file[32], follower[32];
     ks_memory_need need = ks_setup_memory(s, ops);
     ks_size_text(need.weights, weights, sizeof weights);
     ks_size_text(need.row, row, sizeof row);
     ks_size_text(need.fixed + rows * need.row, whole, sizeof whole);
     ks_size_text((latents + images) * samples, file, sizeof file);
-    ks_text_add(text, "memory a rank:  about %s (weights %s, %d rows of about %s)\n", whole, weights, rows, row);
+    ks_text_add(text, "memory a rank:  about %s (weights %s, %d rows of about %s)", whole, weights, rows, row);
+    ks_size_text(need.follower_weights + rows * need.follower_row, follower, sizeof follower);
+    if (ks_replica_size(job) > 1)
+        ks_text_add(text, " on the first of each %d, %s on the others", ks_replica_size(job), follower);
+    ks_text_add(text, "\n");
     ks_text_add(text, "output:         %s, about %s\n", job->output, file);
 }
 
@@ -264,6 +283,7 @@ char *ks_plan(const ks_run_options *o, ks_error *err)
     add_samples(&text, &s, &selection);
     ks_text_add(&text, "network rows:   %s%.0f, %d in each call\n", is_adaptive(job) ? "about " : "",
                 count_rows(&s, &selection, false), batch_rows);
+    add_layout(&text, job);
     add_sizes(&text, &s, ops, (double)selection.mine * job->batch, batch_rows);
     add_time(&text, &s, ops, count_rows(&s, &selection, true));
 cleanup:

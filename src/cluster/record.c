@@ -51,6 +51,11 @@ static uint64_t stride_of(const ks_job *job, ks_axis axis)
     return stride;
 }
 
+char *ks_record_parallel(const ks_job *job)
+{
+    return ks_format("{\"tensor\":%d,\"rows\":%d}", job->tensor, job->rows);
+}
+
 int ks_record_open(ks_record *r, const ks_setup *setup, const ks_ops *ops, int rows, ks_error *err)
 {
     ks_job *job = setup->job;
@@ -58,7 +63,7 @@ int ks_record_open(ks_record *r, const ks_setup *setup, const ks_ops *ops, int r
     r->job_path = realpath(job->path, NULL);
     if (!r->job_path)
         return ks_error_set(err, "%s: %s", job->path, strerror(errno));
-    r->parallel = ks_format("{\"tensor\":%d,\"rows\":%d}", job->tensor, job->rows);
+    r->parallel = ks_record_parallel(job);
     r->info = (ks_store_info){
         .samples = ks_job_samples(job),
         .channels = setup->shape[1],

@@ -17,6 +17,9 @@ typedef struct ks_record {
     char *parallel, *job_path;
 } ks_record;
 
+/* The job's layout of a replica as outputs record it: new memory. */
+char *ks_record_parallel(const ks_job *job);
+
 int ks_record_open(ks_record *record, const ks_setup *setup, const ks_ops *ops, int rows, ks_error *err);
 void ks_record_close(ks_record *record);
 

@@ -19,6 +19,7 @@ typedef struct flight {
 struct ks_renderer {
     ks_setup *setup;
     ks_ops *ops;
+    ks_replica *replica; /* or NULL */
     ks_model *model;
     ks_engine *engine;
     const ks_render_calls *calls;
@@ -28,16 +29,17 @@ struct ks_renderer {
     int calls_since_ahead; /* network calls since texts were last encoded ahead */
 };
 
-ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, bool images, ks_error *err)
+ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, ks_replica *replica, bool images, ks_error *err)
 {
     ks_renderer *r = ks_calloc(1, sizeof *r);
     const int *shape = setup->shape;
     r->setup = setup;
     r->ops = ops;
+    r->replica = replica;
     if (images)
         r->rgb = ks_calloc((size_t)shape[0] * (size_t)shape[2] * (size_t)shape[3], CELL * CELL * 3);
     int parts = (setup->texts ? KS_LOAD_TEXT : 0) | (images ? KS_LOAD_VAE : 0);
-    r->model = ks_model_load(setup->file, &setup->config, ops, NULL, parts, setup->tokenizer, err);
+    r->model = ks_model_load(setup->file, &setup->config, ops, replica ? ks_replica_split(replica) : NULL, parts, setup->tokenizer, err);
     if (!r->model) {
         ks_error_wrap(err, "%s", setup->job->model);
         ks_renderer_free(r);
@@ -49,7 +51,8 @@ ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, bool images, ks_error
 int ks_renderer_plan(ks_renderer *r, int rows, ks_error *err)
 {
     const int *shape = r->setup->shape;
-    if (ks_model_plan(r->model, rows, shape[2], shape[3], err))
+    if (r->replica ? ks_replica_plan(r->replica, r->model, rows, shape[2], shape[3], err)
+                   : ks_model_plan(r->model, rows, shape[2], shape[3], err))
         return ks_error_wrap(err, "%s", r->setup->job->model);
     r->engine = ks_engine_new(r->ops, rows, KS_SHARE_BYTES, err);
     return r->engine ? 0 : ks_error_wrap(err, "%s", r->setup->job->model);
@@ -228,7 +231,8 @@ static int look_ahead(ks_renderer *r, ks_error *err)
 static int engine_network(void *self, const ks_net_row *rows, int n, ks_error *err)
 {
     ks_renderer *r = self;
-    return ks_model_rows(r->model, rows, n, err) || look_ahead(r, err) ? -1 : 0;
+    int rc = r->replica ? ks_replica_rows(r->replica, rows, n, err) : ks_model_rows(r->model, rows, n, err);
+    return rc || look_ahead(r, err) ? -1 : 0;
 }
 
 static int engine_poll(void *self, bool idle, bool *finished, ks_error *err)

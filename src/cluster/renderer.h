@@ -1,4 +1,5 @@
-/* One rank's engine with its model: points of a sweep in, latents and pictures out.
+/* One rank's engine with its model, or with its part of one and the ranks that have the others: points of a sweep in, latents and
+ * pictures out.
  *
  * A point is one KSampler call: `batch` samples that differ only in their place in the latent's
  * batch. */
@@ -10,6 +11,7 @@
 
 #include "backend/ops.h"
 #include "base/error.h"
+#include "cluster/replica.h"
 #include "cluster/setup.h"
 #include "sampling/engine.h"
 
@@ -36,8 +38,9 @@ typedef struct ks_render_calls {
                 ks_error *err); /* as in engine.h; may be NULL */
 } ks_render_calls;
 
-/* Loads the model onto ops. images: its decoder as well. setup and ops outlive it. */
-ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, bool images, ks_error *err);
+/* Loads the model onto ops. images: its decoder as well. replica: the ranks that this one leads, or NULL: the whole model is here.
+ * setup, ops and replica outlive it. */
+ks_renderer *ks_renderer_new(ks_setup *setup, ks_ops *ops, ks_replica *replica, bool images, ks_error *err);
 /* Plans calls of `rows` rows: once, before it runs. */
 int ks_renderer_plan(ks_renderer *r, int rows, ks_error *err);
 void ks_renderer_free(ks_renderer *r);

@@ -23,6 +23,7 @@
 #include "cluster/progress.h"
 #include "cluster/record.h"
 #include "cluster/renderer.h"
+#include "cluster/replica.h"
 #include "cluster/resume.h"
 #include "cluster/select.h"
 #include "cluster/setup.h"
@@ -49,7 +50,9 @@ typedef struct run {
     ks_coordinator *coordinator;
     ks_progress_line line;
     ks_ops *ops;
-    ks_renderer *renderer;
+    ks_replica *replica;   /* NULL: every rank has the whole model */
+    ks_renderer *renderer; /* of a rank that leads or is alone, */
+    ks_model *part;        /* and a follower's */
     ks_worker *worker;
     ks_shard *shard;
     ks_record record;
@@ -71,6 +74,12 @@ typedef struct run {
 static bool is_root(const run *r)
 {
     return ks_comm_rank(r->comm) == 0;
+}
+
+/* It only works for another rank. */
+static bool follows(const run *r)
+{
+    return r->replica && !ks_replica_leads(r->replica);
 }
 
 /* What came of work that gives up when a stop is asked for: 1 when that is why it failed. */
@@ -142,6 +151,18 @@ static int check_space(const run *r, ks_error *err)
                         needed / 0x1p20, available / 0x1p20);
 }
 
+/* Whether an output was begun with another layout than the job's, which gives other bits. */
+static int match_layout(const ks_job *job, const char *old, ks_error *err)
+{
+    char *own = ks_record_parallel(job);
+    int rc = 0;
+    if (strcmp(old, own))
+        rc = ks_error_set(err, "%s was begun with parallel %s, this run has %s: put it back, or name another output.file", job->output,
+                          old, own);
+    free(own);
+    return rc;
+}
+
 /* An existing output goes on only with what it was begun with; its batch rows are taken over. */
 static int match_output(run *r, ks_error *err)
 {
@@ -164,6 +185,8 @@ static int match_output(run *r, ks_error *err)
     else if (strcmp(old->backend, r->ops->name) || strcmp(old->precision, r->ops->precision))
         rc = ks_error_set(err, "%s was begun on %s in %s, this run is on %s in %s: name another output.file", job->output,
                           old->backend, old->precision, r->ops->name, r->ops->precision);
+    else
+        rc = match_layout(job, old->parallel, err);
     r->rows = old->batch_rows;
     ks_store_info_free(old);
     return rc;
@@ -190,6 +213,18 @@ static int claim_output(run *r, ks_error *err)
     return r->claim ? 0 : -1;
 }
 
+/* Takes over how the parts that are there render. */
+static int agree_with_parts(run *r, ks_error *err)
+{
+    const ks_job *job = r->setup.job;
+    ks_layout own = {.tensor = job->tensor, .rows = job->rows, .batch_rows = r->rows};
+    snprintf(own.backend, sizeof own.backend, "%s", r->ops->name);
+    snprintf(own.precision, sizeof own.precision, "%s", r->ops->precision);
+    int rc = ks_layout_agree(r->folder, &own, err);
+    r->rows = own.batch_rows;
+    return rc;
+}
+
 /* Rows of a network call: what the output was begun with, what the job says, or what suits the machine. */
 static int choose_rows(run *r, ks_error *err)
 {
@@ -201,7 +236,7 @@ static int choose_rows(run *r, ks_error *err)
         return -1;
     if (!r->selection.parts)
         ks_layout_clear(r->folder);
-    else if (!begun && ks_layout_agree(r->folder, r->ops->name, r->ops->precision, &r->rows, err))
+    else if (!begun && agree_with_parts(r, err))
         return -1;
     if (job->batch_rows && r->rows != job->batch_rows)
         return ks_error_set(err, "%s: parallel.batch_rows is %d and %s was begun with %d: leave it out or keep it", job->path,
@@ -262,6 +297,20 @@ static int look_at_job(run *r, ks_error *err)
     return r->load_early ? ks_setup_choose_rows(&r->setup, r->ops, r->sharers, false, &one, err) : 0;
 }
 
+/* The model of a rank that renders, or a follower's part of it, unless it is there. */
+static int load_model(run *r, ks_error *err)
+{
+    const ks_setup *s = &r->setup;
+    if (!follows(r) && !r->renderer)
+        r->renderer = ks_renderer_new(&r->setup, r->ops, r->replica, s->job->images, err);
+    if (follows(r) && !r->part) {
+        r->part = ks_model_load(s->file, &s->config, r->ops, ks_replica_split(r->replica), 0, NULL, err);
+        if (!r->part)
+            ks_error_wrap(err, "%s", s->job->model);
+    }
+    return r->renderer || r->part ? 0 : -1;
+}
+
 /* Collective: every rank loads the model where rank 0 has found that it will be used. */
 static int load_early(run *r, ks_error *err)
 {
@@ -272,9 +321,7 @@ static int load_early(run *r, ks_error *err)
     early = r->load_early;
     if (ks_comm_broadcast(r->comm, &early, sizeof early, 0, err))
         return -1;
-    if (early)
-        r->renderer = ks_renderer_new(&r->setup, r->ops, r->setup.job->images, err);
-    return agree(r, early && !r->renderer ? -1 : 0, err);
+    return agree(r, early ? load_model(r, err) : 0, err);
 }
 
 /* Rank 0's look at the output; what it decides is sent to the others. */
@@ -283,7 +330,8 @@ static int decide(run *r, ks_error *err)
     if (ks_setup_digest_model(&r->setup, err) || look_at_output(r, err) || choose_rows(r, err))
         return -1;
     uint64_t *map = list_done(r);
-    ks_coordinator_options options = {.points = r->selection.points, .done = map, .workers = ks_comm_size(r->comm),
+    ks_coordinator_options options = {.points = r->selection.points, .done = map,
+                                      .workers = ks_comm_size(r->comm) / ks_replica_size(r->setup.job),
                                       .deadline_seconds = deadline(r)};
     r->coordinator = ks_coordinator_new(&options, err);
     free(map);
@@ -306,7 +354,7 @@ static int share_decisions(run *r, ks_error *err)
 static int load_job(run *r, ks_error *err)
 {
     r->setup.job = ks_job_from_source(&r->options->job, err);
-    return r->setup.job ? 0 : -1;
+    return r->setup.job ? ks_replica_check(r->setup.job, ks_comm_size(r->comm), err) : -1;
 }
 
 /* Seconds that a slow file system takes to give a file. */
@@ -365,7 +413,19 @@ static int open_device(run *r, ks_error *err)
         r->sharers = ks_device_sharers(&node, rank, o->share_gpus);
     }
     free(all);
+    if (r->ops && ks_replica_size(r->setup.job) > 1 && strcmp(r->ops->name, "cpu") && r->sharers > 1)
+        return ks_error_set(err, "%s: parallel: ranks that have one model together need a GPU each; leave --share-gpus out",
+                            r->setup.job->path);
     return r->ops ? 0 : -1;
+}
+
+/* Collective: the ranks that have one model find each other. */
+static int join_replica(run *r, ks_error *err)
+{
+    if (ks_replica_size(r->setup.job) == 1)
+        return 0;
+    r->replica = ks_replica_new(r->comm, r->ops, r->setup.job, deadline(r), err);
+    return r->replica ? 0 : -1;
 }
 
 /* Brings the shard to disk; how long that takes decides when to do it again, so that it never costs more than a hundredth. */
@@ -459,6 +519,7 @@ static void show_progress(run *r, bool end)
     ks_progress p;
     double rows, saved, now = ks_seconds();
     own_progress(r, now, &p);
+    p.workers_busy *= ks_replica_size(r->setup.job);
     ks_worker_rows(r->worker, &rows, &saved);
     (end ? ks_progress_end : ks_progress_show)(&r->line, &p, r->setup.shape[0], rows, ks_comm_size(r->comm), now);
 }
@@ -494,6 +555,8 @@ static int run_poll(void *self, bool idle, bool *finished, ks_error *err)
         ks_renderer_stats(r->renderer, &r->full);
     }
     show_progress(r, false);
+    if (rc == 0 && r->replica && ks_replica_beat(r->replica, err))
+        return -1;
     if (rc == 0 && r->claim && ks_claim_check(r->claim, err))
         return -1;
     return rc == 0 && tell_pace(r, err) ? -1 : rc;
@@ -504,8 +567,11 @@ static int wait_for_lease(run *r, ks_error *err)
 {
     int rc = 0;
     bool finished = false;
-    while (!rc && !ks_worker_ready(r->worker))
+    while (!rc && !ks_worker_ready(r->worker)) {
         rc = ks_worker_poll(r->worker, true, &finished, err);
+        if (!rc && r->replica)
+            rc = ks_replica_beat(r->replica, err);
+    }
     return rc;
 }
 
@@ -528,6 +594,27 @@ static int render(run *r, ks_error *err)
     if (!rc)
         rc = ks_renderer_run(r->renderer, &calls, err);
     return keep_rows(r, rc, err);
+}
+
+/* What this rank does until the sweep is rendered, or it cannot go on. */
+static int work(run *r, ks_error *err)
+{
+    if (follows(r))
+        return ks_replica_follow(r->replica, r->worker, err);
+    int rc = render(r, err);
+    if (r->replica)
+        ks_replica_end(r->replica, rc < 0 ? err->text : NULL);
+    return rc;
+}
+
+/* A rank whose device has failed, or whose replica is no more, renders no more; the others of the replica tell nothing new. */
+static int lost_or(run *r, int rc, const ks_error *err)
+{
+    if (rc >= 0 || !(r->ops->fault || (r->replica && ks_replica_lost(r->replica))) || ks_comm_broken(r->comm))
+        return rc;
+    if (ks_comm_size(r->comm) > ks_replica_size(r->setup.job) && !follows(r))
+        ks_log_warn("%s: this rank renders no more, the others take over its points", err->text);
+    return KS_WORKER_LOST;
 }
 
 /* As many points as fill the rows once. What is lent ahead of them while work is plentiful is the coordinator's to say: one
@@ -558,6 +645,9 @@ static int end_lost(const run *r, int own, ks_error *err)
 static void own_sums(const run *r, double sums[KS_WORKER_SUMS])
 {
     ks_engine_stats s;
+    memset(sums, 0, KS_WORKER_SUMS * sizeof *sums);
+    if (follows(r))
+        return;
     ks_renderer_stats(r->renderer, &s);
     double decoding = ks_renderer_decode_seconds(r->renderer);
     const double own[KS_WORKER_SUMS] = {(double)s.rows, (double)s.rows_saved, (double)r->full.rows, (double)r->full.slots,
@@ -565,14 +655,21 @@ static void own_sums(const run *r, double sums[KS_WORKER_SUMS])
     memcpy(sums, own, sizeof own);
 }
 
+/* The model is there, and its memory for calls of so many rows. */
+static int get_ready(run *r, ks_error *err)
+{
+    const int *shape = r->setup.shape;
+    if (load_model(r, err))
+        return -1;
+    return follows(r) ? ks_replica_plan(r->replica, r->part, r->rows, shape[2], shape[3], err)
+                      : ks_renderer_plan(r->renderer, r->rows, err);
+}
+
 /* Everything between the decisions and the collecting; the outcome of the whole run on rank 0. */
 static int render_all(run *r, ks_error *err)
 {
-    r->worker = ks_worker_new(r->comm, r->coordinator, points_in_flight(r), deadline(r));
-    if (!r->renderer)
-        r->renderer = ks_renderer_new(&r->setup, r->ops, r->setup.job->images, err);
-    bool ready = r->renderer && !ks_renderer_plan(r->renderer, r->rows, err) &&
-                 !ks_record_open(&r->record, &r->setup, r->ops, r->rows, err);
+    r->worker = ks_worker_new(r->comm, r->coordinator, ks_replica_size(r->setup.job), points_in_flight(r), deadline(r));
+    bool ready = !get_ready(r, err) && !ks_record_open(&r->record, &r->setup, r->ops, r->rows, err);
     int rc = agree(r, ready ? 0 : -1, err);
     if (rc)
         return rc;
@@ -580,11 +677,7 @@ static int render_all(run *r, ks_error *err)
     r->begun = true;
     ks_progress_start(&r->line, r->options->quiet, r->options->log_seconds);
     double began = ks_seconds();
-    int own = render(r, err);
-    if (own < 0 && r->ops->fault)
-        own = KS_WORKER_LOST;
-    if (own == KS_WORKER_LOST && ks_comm_size(r->comm) > 1)
-        ks_log_warn("%s: this rank renders no more, the others take over its points", err->text);
+    int own = lost_or(r, work(r, err), err);
     double sums[KS_WORKER_SUMS];
     ks_error ending = KS_ERROR_NONE;
     own_sums(r, sums);
@@ -718,6 +811,8 @@ static int run_job(run *r, ks_error *err)
     if (!rc)
         rc = agree(r, open_device(r, err), err);
     if (!rc)
+        rc = agree(r, join_replica(r, err), err);
+    if (!rc)
         rc = load_early(r, err);
     if (!rc)
         rc = agree(r, is_root(r) ? decide(r, err) : 0, err);
@@ -739,6 +834,8 @@ static void run_close(run *r)
 {
     ks_record_close(&r->record);
     ks_renderer_free(r->renderer);
+    ks_replica_close(r->replica);
+    ks_model_free(r->part);
     ks_worker_free(r->worker);
     ks_coordinator_free(r->coordinator);
     ks_resume_close(&r->resume);
@@ -749,6 +846,7 @@ static void run_close(run *r)
     ks_setup_close(&r->setup);
     if (r->ops)
         r->ops->free(r->ops);
+    ks_replica_free(r->replica);
     free(r->folder);
 }
 

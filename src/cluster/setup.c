@@ -8,6 +8,7 @@
 #include "cluster/renderer.h"
 #include "cluster/text.h"
 #include "model/model.h"
+#include "model/split.h"
 #include "model/tokenizer.h"
 
 enum { CELL = 8, CPU_ROWS = 8, GPU_ROWS = 16, ROWS_AT_MOST = 64, USUAL_TOKENS = 77 };
@@ -41,6 +42,8 @@ static void resolve_prediction(ks_job *job, ks_model_config *config)
 static int check_parts(ks_setup *s, ks_error *err)
 {
     const ks_job *job = s->job;
+    if (ks_unet_split_fits(&s->config.unet, job->tensor, err))
+        return ks_error_wrap(err, "%s: parallel.tensor: %s", job->path, job->model);
     s->texts = uses_text(job->positive, job->positives) || uses_text(job->negative, job->negatives);
     if (job->images && !s->config.vae.present)
         return ks_error_set(err, "%s: output.images: %s holds no VAE decoder (first_stage_model.*); set images to false",
@@ -249,13 +252,25 @@ static double parameters_under(const ks_safetensors *file, const char *prefix)
 /* Tensors of a latent's size that a lane may hold for each of its rows: the sampler's, x, what the network sees and its output. */
 enum { LANE_TENSORS = 12 };
 
+/* Of a rank's part of the network and of the rows. */
+static double row_bytes(const ks_setup *s, int element, int tokens)
+{
+    const ks_job *job = s->job;
+    const ks_unet_config *unet = &s->config.unet;
+    int height = s->shape[2], width = s->shape[3];
+    double row = ks_unet_activation_bytes(unet, job->tensor, height, width, element) +
+                 2 * ks_unet_conditioning_bytes(unet, job->tensor, tokens, element);
+    double latents = sizeof(float) * (double)(unet->in_channels + unet->out_channels) * height * width;
+    return row / job->rows + (job->tensor * job->rows > 1 ? latents : 0);
+}
+
 ks_memory_need ks_setup_memory(const ks_setup *s, const ks_ops *ops)
 {
     const ks_model_config *c = &s->config;
     int element = element_bytes(ops), height = s->shape[2], width = s->shape[3];
     int tokens = c->text.present ? c->text.tokens : USUAL_TOKENS;
-    double parameters = (double)c->parameters;
-    ks_memory_need need = {0};
+    double parameters = (double)c->parameters * ks_unet_weight_share(&c->unet, s->job->tensor);
+    ks_memory_need need = {.follower_weights = element * parameters, .follower_row = row_bytes(s, element, tokens)};
     if (s->texts)
         parameters += parameters_under(s->file, c->text.prefix);
     if (s->job->images) {
@@ -264,9 +279,7 @@ ks_memory_need ks_setup_memory(const ks_setup *s, const ks_ops *ops)
     }
     need.weights = element * parameters;
     need.fixed = need.weights + need.decoding + KS_SHARE_BYTES;
-    need.row = ks_unet_activation_bytes(&c->unet, 1, height, width, element) +
-               2 * ks_unet_conditioning_bytes(&c->unet, 1, tokens, element) +
-               LANE_TENSORS * sizeof(float) * (double)s->shape[1] * height * width;
+    need.row = need.follower_row + LANE_TENSORS * sizeof(float) * (double)s->shape[1] * height * width;
     return need;
 }
 
@@ -291,14 +304,15 @@ int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, bool loaded,
     bool gpu = strcmp(ops->name, "cpu") != 0;
     int least = gpu ? GPU_ROWS : CPU_ROWS;
     double calls = (double)ks_job_samples(s->job) / s->shape[0];
-    double wanted = ops->threads > least ? ops->threads : least;
+    int parts = s->job->rows;
+    double wanted = fmin(ops->threads > least ? ops->threads : least, ROWS_AT_MOST) * parts;
     double useful = calls * ks_setup_rows_per_call(s);
     ks_memory_need need = ks_setup_memory(s, ops);
     double memory = (double)ops->memory_free(ops) / ranks + (loaded ? need.weights : 0);
-    double fitting = floor((memory - need.fixed) / need.row);
-    if (fitting < fmax(*rows, 1))
-        return refuse_memory(s, ops, need, *rows ? *rows : 1, memory, err);
+    double fitting = floor((memory - need.fixed) / need.row / parts) * parts;
+    if (fitting < fmax(*rows, parts))
+        return refuse_memory(s, ops, need, *rows ? *rows : parts, memory, err);
     if (!*rows)
-        *rows = (int)fmax(1, fmin(fmin(wanted, ROWS_AT_MOST), fmin(useful, SHARE_OF_MEMORY * fitting)));
+        *rows = parts * (int)ceil(floor(fmax(1, fmin(fmin(wanted, useful), SHARE_OF_MEMORY * fitting))) / parts);
     return 0;
 }

@@ -68,12 +68,13 @@ int ks_setup_rows_per_call(const ks_setup *s);
  * is free when they do not, or not even one row does. */
 int ks_setup_choose_rows(const ks_setup *s, ks_ops *ops, int ranks, bool loaded, int *rows, ks_error *err);
 
-/* Device bytes of a run, roughly. */
+/* Device bytes of a run on a rank, roughly. In a replica of several ranks: on its first one, and less on the others. */
 typedef struct ks_memory_need {
     double weights;  /* of the networks that it uses */
     double decoding; /* one picture */
     double fixed;    /* both, and first rows that are shared */
     double row;      /* of a network call: activations, keys and values of its conditioning, the lane's latents */
+    double follower_weights, follower_row; /* what the others of a replica need */
 } ks_memory_need;
 ks_memory_need ks_setup_memory(const ks_setup *s, const ks_ops *ops);
 

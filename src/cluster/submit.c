@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "cluster/load.h"
+#include "cluster/replica.h"
 #include "cluster/setup.h"
 #include "cluster/text.h"
 #include "ksweep/ksweep.h"
@@ -25,6 +27,8 @@ typedef struct script {
     char *job, *program;
     char *output;    /* NULL: the job's own */
     int64_t seconds; /* the time limit; 0: the partition's */
+    int nodes, tasks; /* tasks of each node */
+    int replica;      /* tasks that have one model */
 } script;
 
 /* The times that sbatch reads, a letter for each number, and the seconds that the numbers count. */
@@ -96,14 +100,33 @@ static int check_options(const ks_submit_options *o, int64_t *seconds, ks_error 
     return o->time ? parse_time(o->time, seconds, err) : 0;
 }
 
-/* What would stop the run at its start is found before it waits in a queue. */
-static int check_job(const ks_job_source *source, char **output, ks_error *err)
+/* A task a GPU; without GPUs a node gets as many as have one model. */
+static int count_tasks(script *s, const ks_job *job, ks_error *err)
 {
+    const ks_submit_options *o = s->options;
+    s->replica = ks_replica_size(job);
+    s->nodes = o->nodes ? o->nodes : 1;
+    s->tasks = o->tasks_per_node ? o->tasks_per_node : o->gpus_per_node ? o->gpus_per_node : s->replica;
+    if ((int64_t)s->nodes * s->tasks % s->replica)
+        return ks_error_set(err, "%s: parallel: one model is on %d tasks (tensor %d, rows %d), and %d node%s of %d task%s make no multiple "
+                            "of that: other --nodes, --gpus-per-node or --tasks-per-node would be right", job->path, s->replica,
+                            job->tensor, job->rows, s->nodes, s->nodes == 1 ? "" : "s", s->tasks, s->tasks == 1 ? "" : "s");
+    if (s->tasks % s->replica)
+        ks_log_info("the %d tasks that have one model are on several nodes, whose network carries what they share", s->replica);
+    return 0;
+}
+
+/* What would stop the run at its start is found before it waits in a queue. */
+static int check_job(script *s, ks_error *err)
+{
+    const ks_job_source *source = &s->options->job;
     ks_setup setup = {0};
     ks_job *job = ks_job_from_source(source, err);
     int rc = job ? ks_setup_open(&setup, job, err) : -1;
+    if (!rc)
+        rc = count_tasks(s, setup.job, err);
     if (!rc && source->output)
-        *output = ks_strdup(setup.job->output);
+        s->output = ks_strdup(setup.job->output);
     ks_setup_close(&setup);
     return rc;
 }
@@ -133,7 +156,7 @@ static char *own_program(ks_error *err)
 static int open_script(script *s, const ks_submit_options *options, ks_error *err)
 {
     *s = (script){.options = options};
-    if (check_options(options, &s->seconds, err) || check_job(&options->job, &s->output, err))
+    if (check_options(options, &s->seconds, err) || check_job(s, err))
         return -1;
     s->job = from_root(options->job.path, err);
     if (s->job)
@@ -206,11 +229,10 @@ static void add_directives(ks_text *text, const script *s)
     add_line(text, "output", "%x-%j.log");
     if (o->preemptible)
         add_requeue(text, s->seconds);
-    add_number(text, "nodes", o->nodes ? o->nodes : 1);
-    add_number(text, "ntasks-per-node",
-               o->tasks_per_node  ? o->tasks_per_node
-               : o->gpus_per_node ? o->gpus_per_node
-                                  : 1);
+    add_number(text, "nodes", s->nodes);
+    add_number(text, "ntasks-per-node", s->tasks);
+    if (s->replica > 1)
+        add_line(text, "distribution", "block"); /* those that have one model follow each other */
     add_number(text, "gpus-per-node", o->gpus_per_node);
     add_number(text, "cpus-per-task", o->cpus_per_task);
     if (!o->gpus_per_node && !o->cpus_per_task)

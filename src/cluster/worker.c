@@ -21,12 +21,14 @@ enum message_kind {
     MESSAGE_SUMS,      /* worker -> 0: flags the place of the first, a to d doubles */
     MESSAGE_ENDED,     /* worker -> 0: flags outcome + 1, b rows, c saved */
     MESSAGE_RELEASE,   /* 0 -> worker: the run is over, a outcome + 1, b some rank hangs, c speaker, d failures */
+    MESSAGE_ALIVE,     /* worker -> 0: no more than that */
 };
 
 enum {
     STOP_SECONDS = 60, /* a run that is stopped waits no longer for a rank that says nothing */
     PATIENCE = 4,      /* times what a point should take, for rank 0's answer */
     SUMS_A_MESSAGE = 4,
+    SIGNS_OF_LIFE = 8, /* in the time after which a silent rank is given up */
 };
 
 typedef struct lease {
@@ -57,6 +59,7 @@ typedef struct peer { /* what rank 0 knows of a rank */
 struct ks_worker {
     ks_comm *comm;
     ks_coordinator *coordinator;
+    int replica; /* ranks of one */
     int room;
     lease queue[LEASES];
     int leases;
@@ -68,6 +71,7 @@ struct ks_worker {
     double ask_again;
     double deadline, expected; /* seconds, for rank 0's answer; that a point takes */
     double waited;             /* for that answer, in naps */
+    double said;               /* when this rank last told that it lives */
     double stop_time;          /* rank 0: when it told all to stop */
     bool given_up;             /* rank 0: some rank hangs */
     int outcome;      /* of the run, once released */
@@ -105,11 +109,12 @@ static bool remove_point(point_set *set, uint64_t point)
     return i >= 0;
 }
 
-ks_worker *ks_worker_new(ks_comm *comm, ks_coordinator *coordinator, int room, double deadline)
+ks_worker *ks_worker_new(ks_comm *comm, ks_coordinator *coordinator, int replica, int room, double deadline)
 {
     ks_worker *w = ks_calloc(1, sizeof *w);
     w->comm = comm;
     w->coordinator = coordinator;
+    w->replica = replica;
     w->room = room > 0 ? room : 1;
     w->deadline = deadline;
     w->peers = ks_calloc((size_t)ks_comm_size(comm), sizeof *w->peers);
@@ -174,7 +179,7 @@ static int send_to(ks_worker *w, int rank, enum message_kind kind, uint64_t a, u
 static int answer_ask(ks_worker *w, int rank, int room, ks_error *err)
 {
     uint64_t first = 0, count = 0;
-    switch (ks_coordinator_ask(w->coordinator, rank, room, ks_seconds(), &first, &count)) {
+    switch (ks_coordinator_ask(w->coordinator, rank / w->replica, room, ks_seconds(), &first, &count)) {
     case KS_LEASE_GRANTED:
         return send_to(w, rank, MESSAGE_LEASE, first, count, err);
     case KS_LEASE_LATER:
@@ -208,26 +213,28 @@ static void note_rows(ks_worker *w, int from, const ks_message *m)
     w->peers[from].saved = (double)m->c;
 }
 
-/* Rank 0: nothing more is waited for from this rank, whose points are for the others; false: that was so before. */
+/* Rank 0: nothing more is waited for from this rank, whose points are for the others; false: that was so before. The points are
+ * those of its replica, which the first rank speaks for. */
 static bool count_out(ks_worker *w, int rank)
 {
     if (w->peers[rank].ended)
         return false;
-    ks_coordinator_lost(w->coordinator, rank, ks_seconds());
+    if (rank % w->replica == 0)
+        ks_coordinator_lost(w->coordinator, rank / w->replica, ks_seconds());
     w->peers[rank].ended = true;
     w->ended++;
     return true;
 }
 
 /* Rank 0: a rank has left its engine; when it failed or was stopped, so are the others. One that lost its device leaves its points
- * to them. One that was given up has no say. */
+ * to them; of a replica that is lost the first rank says so. One that was given up has no say. */
 static int note_end(ks_worker *w, int from, const ks_message *m, ks_error *err)
 {
     int outcome = (int)m->flags - 1;
     if (!count_out(w, from))
         return 0;
     note_rows(w, from, m);
-    w->peers[from].failed = outcome < 0 || outcome == KS_WORKER_LOST;
+    w->peers[from].failed = outcome < 0 || (outcome == KS_WORKER_LOST && from % w->replica == 0);
     if (!outcome || outcome == KS_WORKER_LOST)
         return 0;
     w->worst = worse(w->worst, outcome);
@@ -258,7 +265,7 @@ static int note_deaths(ks_worker *w, ks_error *err)
 {
     for (int rank; ks_comm_next_dead(w->comm, &rank);) {
         if (w->coordinator && count_out(w, rank))
-            ks_log_warn("rank %d has died; the others go on with what it was lent", rank);
+            ks_log_warn("rank %d has died; the others go on with what %s was lent", rank, w->replica > 1 ? "its replica" : "it");
         if (rank != 0)
             continue;
         ks_comm_break(w->comm);
@@ -288,14 +295,16 @@ static int handle(ks_worker *w, int from, const ks_message *m, ks_error *err)
     case MESSAGE_ASK:
         return answer_ask(w, from, (int)m->a, err);
     case MESSAGE_POINT:
-        ks_coordinator_finished(w->coordinator, from, m->a, m->flags != 0, ks_seconds());
+        ks_coordinator_finished(w->coordinator, from / w->replica, m->a, m->flags != 0, ks_seconds());
         note_rows(w, from, m);
         return 0;
     case MESSAGE_EXPECT:
-        ks_coordinator_expect(w->coordinator, from, 1e-6 * (double)m->a);
+        ks_coordinator_expect(w->coordinator, from / w->replica, 1e-6 * (double)m->a);
         return 0;
     case MESSAGE_WANT_STOP:
         return stop_all(w, err);
+    case MESSAGE_ALIVE:
+        return 0; /* that it was heard of is all */
     case MESSAGE_SUMS:
         note_sums(w, from, m);
         return 0;
@@ -370,8 +379,8 @@ static void expire_leases(ks_worker *w)
 {
     if (!ks_coordinator_expire(w->coordinator, ks_seconds()))
         return;
-    for (int rank = 0; rank < ks_comm_size(w->comm); rank++) {
-        uint64_t late = ks_coordinator_late(w->coordinator, rank);
+    for (int rank = 0; rank < ks_comm_size(w->comm); rank += w->replica) {
+        uint64_t late = ks_coordinator_late(w->coordinator, rank / w->replica);
         if (late > w->peers[rank].late)
             ks_log_warn("rank %d is past the deadline of %llu lease%s, which others get; it was heard of %.0f s ago", rank,
                         (unsigned long long)(late - w->peers[rank].late), late - w->peers[rank].late == 1 ? "" : "s",
@@ -424,6 +433,22 @@ int ks_worker_poll(ks_worker *w, bool idle, bool *finished, ks_error *err)
         return 1;
     *finished = w->finished && !w->leases;
     return idle && !any && !*finished ? wait_for_root(w, err) : 0;
+}
+
+/* Often enough not to be taken for one that hangs. */
+static int tell_life(ks_worker *w, ks_error *err)
+{
+    double now = ks_seconds();
+    if (now - w->said < fmin(w->deadline, STOP_SECONDS) / SIGNS_OF_LIFE)
+        return 0;
+    w->said = now;
+    return send_to(w, 0, MESSAGE_ALIVE, 0, 0, err);
+}
+
+int ks_worker_follow(ks_worker *w, ks_error *err)
+{
+    bool any;
+    return tell_signal(w, err) || tell_life(w, err) || serve(w, &any, err) ? -1 : w->released;
 }
 
 int ks_worker_released(ks_worker *w, ks_error *err)

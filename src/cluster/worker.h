@@ -20,9 +20,10 @@ typedef struct ks_worker ks_worker;
 
 enum { KS_WORKER_SUMS = 7 };
 
-/* coordinator: on rank 0, else NULL. room: points this rank can have in flight at once. deadline: seconds that another rank waits for
- * rank 0's answer, or more where points are slow. */
-ks_worker *ks_worker_new(ks_comm *comm, ks_coordinator *coordinator, int room, double deadline);
+/* coordinator: on rank 0, else NULL; its workers are the replicas. replica: ranks of one, whose first alone asks for leases. room:
+ * points this rank can have in flight at once. deadline: seconds that another rank waits for rank 0's answer, or more where points are
+ * slow. */
+ks_worker *ks_worker_new(ks_comm *comm, ks_coordinator *coordinator, int replica, int room, double deadline);
 void ks_worker_free(ks_worker *w);
 
 /* Next point to render: 1 given, 0 none now. */
@@ -50,6 +51,10 @@ int ks_worker_poll(ks_worker *w, bool idle, bool *finished, ks_error *err);
 /* Whether rank 0 has ended the run for this rank, so that nothing may be written any more: after a hang that it was given up for. -1:
  * error. */
 int ks_worker_released(ks_worker *w, ks_error *err);
+
+/* In the place of that on a rank that works for another one: takes messages, minds signals, and lets rank 0 know that it lives. 0 go on,
+ * 1 rank 0 has ended the run for this rank, -1 error. */
+int ks_worker_follow(ks_worker *w, ks_error *err);
 
 /* Tells that this rank's rendering has ended (outcome: 0 done, 1 stopped, -1 failed, or KS_WORKER_LOST: its device has failed, and
  * others take over its points) and what it did. Rank 0 then serves the others until all have ended that are not dead or given up,

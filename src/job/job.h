@@ -65,6 +65,7 @@ typedef struct ks_latent_ref { /* one value of latent_image */
     char *label; /* the reference as compact JSON: what /latent_image holds */
 } ks_latent_ref;
 
+enum { KS_PARTS = 64 };         /* ranks that split a layer, or a call's rows, at most */
 enum { KS_LAST_STEP = 10000 }; /* of end_at_step: the schedule is not cut */
 
 typedef enum ks_control { KS_FIXED, KS_INCREMENT, KS_DECREMENT, KS_RANDOMIZE } ks_control;

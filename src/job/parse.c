@@ -89,8 +89,8 @@ static int read_float16(const ks_field *f, void *into, ks_json v, ks_error *err)
 #define JOB(member) offsetof(ks_job, member)
 
 static const ks_field parallel_fields[] = {
-    {.name = "tensor", .read = ks_field_int, .at = JOB(tensor), .low = 1, .high = 1024},
-    {.name = "rows", .read = ks_field_int, .at = JOB(rows), .low = 1, .high = 1024},
+    {.name = "tensor", .read = ks_field_int, .at = JOB(tensor), .low = 1, .high = KS_PARTS},
+    {.name = "rows", .read = ks_field_int, .at = JOB(rows), .low = 1, .high = KS_PARTS},
     {.name = "batch_rows", .read = ks_field_int, .at = JOB(batch_rows), .low = 0, .high = 4096},
     {.name = NULL}};
 
@@ -104,11 +104,20 @@ static const ks_field output_fields[] = {
      .choices = CHOICES("auto", "merge", "virtual"), .fallback = "\"auto\""},
     {.name = NULL}};
 
+/* The ranks of "rows" compute as many rows each. */
 static int read_parallel(const ks_field *f, void *into, ks_json v, ks_error *err)
 {
+    ks_job *job = into;
     if (!ks_json_is_object(v))
         return ks_misfit(v, err, f->wanted);
-    return ks_fields_read(v, KS_PART_PARALLEL, parallel_fields, into, err);
+    if (ks_fields_read(v, KS_PART_PARALLEL, parallel_fields, job, err) != 0)
+        return -1;
+    if (job->batch_rows % job->rows == 0)
+        return 0;
+    return ks_json_error(ks_json_get(v, "batch_rows"), err,
+                         "%d rows cannot be dealt out evenly to the %d ranks of \"rows\"; give a "
+                         "multiple of %d",
+                         job->batch_rows, job->rows, job->rows);
 }
 
 static int read_output(const ks_field *f, void *into, ks_json v, ks_error *err)

@@ -40,6 +40,14 @@ void ks_cond_free(ks_cond *c)
     free(c);
 }
 
+uint64_t ks_cond_content(const ks_cond *c, int *tokens, const float **context, const float **y)
+{
+    *tokens = c->source.tokens;
+    *context = c->source.context;
+    *y = c->source.y;
+    return c->source.id;
+}
+
 size_t ks_cond_bytes(const ks_cond *c)
 {
     const ks_kv_pool *pool = &c->model->pool;

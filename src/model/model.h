@@ -39,6 +39,8 @@ typedef struct ks_cond ks_cond;
  * Both are copied. The model must outlive the conditioning. */
 ks_cond *ks_cond_new(ks_model *m, const float *context, int tokens, const float *y, ks_error *err);
 void ks_cond_free(ks_cond *c);
+/* What it was made from, as long as it lives; *y NULL without one. Returns a number that no other conditioning of the model ever has. */
+uint64_t ks_cond_content(const ks_cond *c, int *tokens, const float **context, const float **y);
 size_t ks_cond_bytes(const ks_cond *c); /* device memory it holds now; 0 while not resident */
 
 /* Text -> context as ComfyUI's CLIP text encode for SD 1.x does: blocks of 77 tokens (start, 75

@@ -23,14 +23,14 @@ ENV = dict(MPI, OMPI_MCA_mpi_yield_when_idle="1")
 
 
 class Run:
-    """mpirun with three ranks of one thread each, and what they say."""
+    """mpirun with some ranks of one thread each, and what they say."""
 
-    def __init__(self, case, job, *options):
+    def __init__(self, case, job, *options, ranks=RANKS):
         self.case, self.out = case, case.path("out.h5")
         self.log_path = case.path(f"log-{time.monotonic()}")
         self.began = time.monotonic()
         with open(self.log_path, "w") as log:
-            launcher = mpirun(RANKS) + (["--with-ft", "ulfm"] if ULFM else [])
+            launcher = mpirun(ranks) + (["--with-ft", "ulfm"] if ULFM else [])
             self.process = subprocess.Popen([*launcher, KSWEEP, "run", job, "-t", "1", *options], env=ENV, stdout=log, stderr=log)
         case.addCleanup(kill_all, self.process)
 
@@ -88,17 +88,23 @@ class Run:
 class LossCase(Case):
     shards_before = 0
     reference = None
+    options, ranks, samples = (), RANKS, SAMPLES  # of every run, the undisturbed one too
 
     def setUp(self):
         super().setUp()
-        self.sweep = self.job(**JOB)
-        if not LossCase.reference:
-            self.run_ok("run", self.sweep, "-o", self.path("alone.h5"), "--set", "output.collect=merge")
-            LossCase.reference = self.latents(self.path("alone.h5")).tobytes()
+        self.sweep = self.job(**dict(JOB, seed={"start": 1, "count": self.samples}))
+        if not type(self).reference:
+            self.run_ok("run", self.sweep, "-o", self.path("alone.h5"), "--set", "output.collect=merge", *self.options,
+                        launcher=self.launcher())
+            type(self).reference = self.latents(self.path("alone.h5")).tobytes()
 
-    def start(self, *options):
+    def launcher(self):
+        """Of an undisturbed run, of as few ranks as can be."""
+        return ()
+
+    def start(self, *options, ranks=None):
         self.shards_before = len(self.shards())
-        return Run(self, self.sweep, *options)
+        return Run(self, self.sweep, *self.options, *options, ranks=ranks or self.ranks)
 
     def shards(self):
         return glob.glob(self.path("out.h5.d/shard-*.h5"))
@@ -115,12 +121,12 @@ class LossCase(Case):
         """The whole sweep is there with the bits of an undisturbed run."""
         with h5py.File(self.path("out.h5")) as f:
             self.assertEqual(f["latents"][...][f["row_of_index"][...]].tobytes(), self.reference, log)
-            self.assertEqual(f["samples"]["status"].tolist(), [1] * SAMPLES)
+            self.assertEqual(f["samples"]["status"].tolist(), [1] * self.samples)
         self.run_ok("verify", self.path("out.h5"))
 
     def go_on(self):
         """The same command again ends what a lost run has begun."""
-        done = self.run_ok("run", self.sweep)
+        done = self.run_ok("run", self.sweep, *self.options, launcher=self.launcher())
         self.check(done.stdout)
         return int(re.match(r"(\d+) samples rendered", done.stdout).group(1))
 

@@ -14,7 +14,7 @@ import h5py
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../e2e"))
-from support import KSWEEP, MPI, ROOT, Case, ksweep  # noqa: E402
+from support import KSWEEP, MPI, ROOT, Case, ksweep, mpirun  # noqa: E402
 
 # Of a job that this test may itself run in, nothing is handed on. All nodes are this machine: Open MPI is to use loopback,
 # and not to spin on a CPU that another rank needs.
@@ -172,6 +172,21 @@ class Launchers(SlurmCase):
         self.check("srun.h5", job.wait_for_state("COMPLETED"), 4)
         job = self.sbatch("many-nodes", self.short, "-o", "mpirun.h5", options=["--ntasks-per-node=2"], env=MPIRUN)
         self.check("mpirun.h5", job.wait_for_state("COMPLETED"), 4)
+
+    def test_one_model_on_several_tasks(self):
+        """Two such groups, with srun; one of tasks on two nodes, with mpirun; and a script of ksweep submit's."""
+        split = "--set", "parallel.tensor=2"
+        ok(*mpirun(2), KSWEEP, "run", self.short, "-o", self.path("plain.h5"), *split)
+        reference = self.latents(self.path("plain.h5")).tobytes()
+        jobs = {"srun": self.sbatch("replica", self.short, "-o", "srun.h5", options=["--nodes=2"]),
+                "mpirun": self.sbatch("replica", self.short, "-o", "mpirun.h5", options=["--nodes=2", "--ntasks-per-node=1"], env=MPIRUN),
+                "sub": Job(ok(KSWEEP, "submit", self.short, "--cpus-per-task", 1, "-o", "sub.h5", *split, cwd=self.folder), self.folder)}
+        for name, job in jobs.items():
+            log = job.wait_for_state("COMPLETED")
+            self.assertEqual(self.latents(self.path(name + ".h5")).tobytes(), reference, log)
+            self.assertIn(f" on {4 if name == 'srun' else 2} ranks;", log)
+        job = self.sbatch("replica", self.short, options=["--ntasks-per-node=1"])
+        self.assertIn("start 2, or another multiple of 2", job.wait_for_state("FAILED"))
 
     def test_an_array_shares_one_output(self):
         job = self.sbatch("array", self.short, "-o", "array.h5", options=["--array=0-3"])

@@ -47,6 +47,27 @@ class Submit(Case):
         self.assertIn("--ntasks-per-node=4", lines)
         self.assertNotIn("--exclusive", lines)
 
+    def test_the_tasks_that_have_one_model_are_counted(self):
+        job = self.job(parallel={"tensor": 2, "rows": 2})
+        for args, tasks in ([], 4), (["--nodes", 3], 4), (["--gpus-per-node", 8], 8), (["--nodes", 2, "--gpus-per-node", 2], 2):
+            lines = self.directives(job, *args)
+            self.assertIn(f"--ntasks-per-node={tasks}", lines)
+            self.assertIn("--distribution=block", lines)
+        self.assertNotIn("--distribution=block", self.directives(self.job(parallel={"tensor": 1})))
+        spans = "the 4 tasks that have one model are on several nodes"
+        job = self.job(parallel={"tensor": 2, "rows": 2})
+        self.assertIn(spans, self.run_ok("submit", job, "--nodes", 2, "--gpus-per-node", 2, "--dry-run").stderr)
+        self.assertNotIn(spans, self.run_ok("submit", job, "--gpus-per-node", 8, "--dry-run").stderr)
+        self.assert_one_line(ksweep("submit", job, "--nodes", 3, "--gpus-per-node", 2, "--dry-run"), "job.json: parallel: one model is "
+                             "on 4 tasks (tensor 2, rows 2), and 3 nodes of 2 tasks make no multiple of that")
+
+    def test_the_script_for_one_model_is_the_preemptible_one(self):
+        texts = []
+        for name in "replica", "preemptible":
+            with open(os.path.join(ROOT, "slurm", name + ".sbatch")) as f:
+                texts.append(body(f.read()))
+        self.assertEqual(texts[0].replace('OPTIONS+=(--set "parallel.tensor=$TENSOR" --set "parallel.rows=$ROWS")\n', ""), texts[1])
+
     def test_a_preemptible_job_requeues_and_is_warned(self):
         for time, seconds in ("1:00:00", 120), ("8:00", 120), ("4", 60), ("0-0:1", 15), (None, 120):
             limit = ["--time", time] if time else []

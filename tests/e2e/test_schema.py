@@ -71,7 +71,8 @@ GOOD = [
     *axis("precision", "auto", "fp32"),
     *axis("prediction", "auto", "eps", "v"),
     *axis("zsnr", True, False),
-    *axis("parallel", {}, {"tensor": 1, "rows": 1, "batch_rows": 0}, {"batch_rows": 16}),
+    *axis("parallel", {}, {"tensor": 1, "rows": 1, "batch_rows": 0}, {"batch_rows": 16}, {"tensor": 4},
+          {"rows": 64}, {"tensor": 2, "rows": 2, "batch_rows": 4}),
     *axis("device", "auto", "cpu"),
     *axis("output", {"file": "o.h5", "latents": "float32", "images": False, "collect": "auto"},
           {"file": "o.h5", "latents": "float16", "images": True, "collect": "merge"},
@@ -136,7 +137,7 @@ BAD = [
     *axis("precision", "fp8", "float32", "", 32, None, []),
     *axis("prediction", "x", "V", "", None, True),
     *axis("zsnr", 1, 0, "true", None, []),
-    *axis("parallel", 1, None, [], {"tensor": 2}, {"rows": 2}, {"tensor": 0}, {"tensor": "1"}, {"rows": 1.5},
+    *axis("parallel", 1, None, [], {"tensor": 65}, {"rows": 65}, {"tensor": 0}, {"tensor": "1"}, {"rows": 1.5},
           {"batch_rows": -1}, {"batch_rows": 4097}, {"batch_rows": "8"}, {"columns": 1}),
     *axis("device", "gpu", "", None, 0),
     *axis("output", "out.h5", None, [], {}, {"file": ""}, {"file": 7}, {"file": None}, {"images": True},
@@ -166,6 +167,7 @@ UNSAID = [
     {"positive": {"jsonl": "p.jsonl", "key": "s"}}, {"seed": {"lines": "p.txt"}}, {"seed": {"jsonl": "p.jsonl", "key": "p"}},
     {"positive": {"text": "a", "area": [64, 64, 64, 0]}}, {"positive": {"text": "a", "mask": {"file": "none.png"}}},
     {"positive": {"text": "a", "mask": {"file": "m.safetensors"}}},
+    {"parallel": {"tensor": 3}}, {"parallel": {"tensor": 64}}, {"parallel": {"rows": 2, "batch_rows": 5}},
     {"model": "none.safetensors"}, {"latent_image": {"file": "none.latent"}},
 ]
 

@@ -96,8 +96,14 @@ bool ks_cuda_has_others(const ks_cuda *c)
 static void look_at(ks_cuda *c, const ks_cuda_link *l, double waited)
 {
     ncclResult_t status = ncclSuccess;
+    ks_error heard = KS_ERROR_NONE;
     if (!is_live(l) || c->others->broken)
         return;
+    if (l->group->look && l->group->look(l->group, &heard) != 0) {
+        c->others->broken = true;
+        ks_cuda_fail(c, "%s", heard.text);
+        return;
+    }
     if (ncclCommGetAsyncError(l->comm, &status) == ncclSuccess && (status == ncclSuccess || status == ncclInProgress) &&
         waited <= l->group->patience)
         return;
@@ -183,6 +189,10 @@ void ks_cuda_part(ks_cuda *c)
     struct ks_cuda_others *o = c->others;
     if (!o)
         return;
+    if (!o->left) {
+        look_at(c, &o->tensor, 0);
+        look_at(c, &o->replica, 0);
+    }
     if (o->broken) {
         give_up(c);
     } else if (!o->left) {

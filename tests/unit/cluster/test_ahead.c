@@ -81,7 +81,7 @@ static many *render(bool ahead)
         m->ops->fence = fence;
         m->ops->wait = wait_for;
     }
-    ks_renderer *r = ks_renderer_new(&m->setup, m->ops, false, &err);
+    ks_renderer *r = ks_renderer_new(&m->setup, m->ops, NULL, false, &err);
     ks_render_calls calls = {.self = m, .next = next, .peek = peek, .done = done};
     if (!r || ks_renderer_plan(r, 4, &err) || ks_renderer_run(r, &calls, &err))
         fail_msg("%s", err.text);

@@ -314,18 +314,21 @@ static void parts_agree_on_the_first_ones_rows(void **state)
     ks_error err = KS_ERROR_NONE;
     ks_claim *c = claim(0, 2);
     char *dir = ks_format("%s.d", out);
-    int first = 8, second = 12;
-    assert_int_equal(ks_layout_agree(dir, "cpu", "fp32", &first, &err), 0);
-    assert_int_equal(ks_layout_agree(dir, "cpu", "fp32", &second, &err), 0);
-    assert_int_equal(first, 8);
-    assert_int_equal(second, 8);
-    assert_int_equal(ks_layout_agree(dir, "cuda", "fp16", &second, &err), -1);
+    ks_layout first = {"cpu", "fp32", 1, 2, 8}, second = {"cpu", "fp32", 1, 2, 12};
+    ks_layout gpu = {"cuda", "fp16", 1, 2, 12}, split = {"cpu", "fp32", 2, 1, 8};
+    assert_int_equal(ks_layout_agree(dir, &first, &err), 0);
+    assert_int_equal(ks_layout_agree(dir, &second, &err), 0);
+    assert_int_equal(first.batch_rows, 8);
+    assert_int_equal(second.batch_rows, 8);
+    assert_int_equal(ks_layout_agree(dir, &gpu, &err), -1);
     assert_non_null(strstr(err.text, "the other parts render on cpu in fp32, this one would on cuda "
                                      "in fp16"));
+    assert_int_equal(ks_layout_agree(dir, &split, &err), -1);
+    assert_non_null(strstr(err.text, "the other parts render with \"parallel\" tensor 1 and rows 2, this one would "
+                                     "with tensor 2 and rows 1"));
     ks_layout_clear(dir);
-    second = 12;
-    assert_int_equal(ks_layout_agree(dir, "cuda", "fp16", &second, &err), 0);
-    assert_int_equal(second, 12);
+    assert_int_equal(ks_layout_agree(dir, &gpu, &err), 0);
+    assert_int_equal(gpu.batch_rows, 12);
     ks_layout_clear(dir);
     ks_claim_close(c);
     assert_false(exists("."));

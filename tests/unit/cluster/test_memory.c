@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 
+#include <math.h>
 #include <string.h>
 
 #include "cluster/load.h"
@@ -121,6 +122,48 @@ static void all_networks_are_counted(void **state)
     assert_true(with.decoding > 0 && without.decoding == 0);
 }
 
+/* A call's rows are dealt out evenly to the ranks of "rows", none of which gets fewer for memory's sake than it alone would. */
+static void rows_of_several_ranks_are_a_multiple_and_fit(void **state)
+{
+    (void)state;
+    ks_error err = KS_ERROR_NONE;
+    int alone = rows_with(1e12, 1);
+    setup.job->rows = 3;
+    ks_memory_need need = ks_setup_memory(&setup, ops);
+    int last = rows_with(1e12, 1), rows = 0;
+    assert_int_equal(last, 3 * alone);
+    for (double left = 2 * last; left >= 3; left *= 0.9) {
+        double bytes = need.fixed + left * need.row;
+        rows = rows_with(bytes, 1);
+        assert_true(rows >= 3 && rows <= last && rows % 3 == 0);
+        assert_true(need.fixed + rows * need.row <= bytes);
+        last = rows;
+    }
+    assert_int_equal(last, 3);
+    rows = 0;
+    free_bytes = need.fixed + 2.9 * need.row;
+    assert_int_equal(ks_setup_choose_rows(&setup, ops, 1, false, &rows, &err), -1);
+    assert_non_null(strstr(err.text, "3 rows"));
+    setup.job->rows = 1;
+}
+
+static void a_part_of_the_layers_takes_a_part_of_the_memory(void **state)
+{
+    (void)state;
+    ks_memory_need whole = ks_setup_memory(&setup, ops);
+    double unet = 4.0 * (double)setup.config.parameters;
+    setup.job->tensor = 2;
+    ks_memory_need half = ks_setup_memory(&setup, ops);
+    setup.job->rows = 2;
+    ks_memory_need quarter = ks_setup_memory(&setup, ops);
+    setup.job->tensor = setup.job->rows = 1;
+    assert_true(whole.follower_weights == unet);
+    assert_true(half.follower_weights > 0.5 * unet && half.follower_weights < 0.9 * unet);
+    assert_true(fabs(whole.weights - half.weights - (unet - half.follower_weights)) < 16); /* text encoder and decoder are whole */
+    assert_true(half.row < whole.row && quarter.row < half.row);
+    assert_true(half.follower_row < half.row && quarter.weights == half.weights);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -128,6 +171,8 @@ int main(void)
         cmocka_unit_test(too_little_memory_is_told_with_both_amounts),
         cmocka_unit_test(rows_that_were_asked_for_must_fit),
         cmocka_unit_test(all_networks_are_counted),
+        cmocka_unit_test(rows_of_several_ranks_are_a_multiple_and_fit),
+        cmocka_unit_test(a_part_of_the_layers_takes_a_part_of_the_memory),
     };
     return cmocka_run_group_tests(tests, open_demo, close_demo);
 }

@@ -156,8 +156,10 @@ static void a_recorded_text_parses_as_its_job_file_did(void **state)
 static void settings_are_read(void **state)
 {
     (void)state;
-    ks_job *job = small_job("parallel={\"tensor\":1,\"rows\":1,\"batch_rows\":16}");
+    ks_job *job = small_job("parallel={\"tensor\":2,\"rows\":4,\"batch_rows\":16}");
     assert_int_equal(job->batch_rows, 16);
+    assert_int_equal(job->tensor, 2);
+    assert_int_equal(job->rows, 4);
     ks_job_free(job);
     job = small_job("output={\"file\":\"o.h5\",\"latents\":\"float16\",\"images\":true,"
                     "\"collect\":\"virtual\"}");

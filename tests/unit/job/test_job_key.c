@@ -101,6 +101,7 @@ static void what_does_not_change_the_bits_does_not_count(void **state)
     (void)state;
     assert_true(same_key(NULL, "precision=fp32", "euler"));
     assert_true(same_key(NULL, "parallel={\"batch_rows\":8}", "euler"));
+    assert_true(same_key(NULL, "parallel={\"tensor\":2,\"rows\":2}", "euler"));
     assert_true(same_key(NULL, "seed={\"start\":9,\"count\":100}", "euler"));
     assert_true(same_key(NULL, "output.file=elsewhere.h5", "euler"));
     ks_sample here = some_sample("euler"), there = some_sample("euler");

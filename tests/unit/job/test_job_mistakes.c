@@ -272,7 +272,11 @@ static const mistake setting_mistakes[] = {
     {"parallel=2",
      "parallel: 2 does not fit; give {\"batch_rows\": 16}"},
     {"parallel={\"tensor\":0}",
-     "parallel.tensor: 0 does not fit; give a whole number from 1 to 1024"},
+     "parallel.tensor: 0 does not fit; give a whole number from 1 to 64"},
+    {"parallel={\"rows\":65}",
+     "parallel.rows: 65 does not fit; give a whole number from 1 to 64"},
+    {"parallel={\"rows\":4,\"batch_rows\":6}",
+     "parallel.batch_rows: 6 rows cannot be dealt out evenly to the 4 ranks of \"rows\"; give a multiple of 4"},
     {"parallel={\"batch_rows\":-1}",
      "parallel.batch_rows: -1 does not fit; give a whole number from 0 to 4096"},
     {"parallel={\"batchrows\":1}",
@@ -372,10 +376,6 @@ static const mistake unsupported[] = {
      "another, such as \"euler\""},
     {"precision=fp8",
      "precision: \"fp8\" is not supported in this version; give \"auto\", \"fp16\" or \"fp32\""},
-    {"parallel={\"tensor\":2}",
-     "parallel.tensor: tensor parallelism is not supported in this version; give 1 or remove it"},
-    {"parallel={\"rows\":2}",
-     "parallel.rows: row parallelism is not supported in this version; give 1 or remove it"},
 };
 
 static void all_are_refused(const mistake *mistakes, size_t count)
