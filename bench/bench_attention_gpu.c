@@ -1,8 +1,8 @@
 /* The attention of SDXL at 1024 x 1024 and SD 1.5 at 512 x 512 on a GPU, on random numbers, and
  * what all of a UNet call's come to.
  *   bench_attention_gpu [--kernels] [PRECISION [ROWS...]]     fp16, 16 2
- * --kernels: self-attention alone, by each kernel that can; ends with an error where a result is not
- * the chosen one's.
+ * --kernels: self-attention alone, by each kernel that can; ends with an error where one's result
+ * is not that of the chosen one.
  *
  * Self-attention reads thirds of one tensor, as the networks do; cross-attention 77 keys of two
  * conditionings in turn. A time is the median of RUNS replays of a graph of CALLS calls, each on
@@ -19,7 +19,7 @@
 #include "kernels/parameters.h"
 #include "gpu_bench.h"
 
-enum { RUNS = 15, CALLS = 8, SETS = 2, CONDITIONINGS = 2, PROMPT = 77, CHOSEN = -1 };
+enum { RUNS = 15, CALLS = 8, SETS = 2, CONDITIONINGS = 2, PROMPT = 77 };
 
 typedef struct shape {
     const char *model;
@@ -87,20 +87,32 @@ static operands new_operands(const shape *s, ks_dtype type, int rows, uint32_t s
     return o;
 }
 
-/* One call, by one of the kernels or the CHOSEN one; a cudaError_t. kv_row: device [rows]. */
-static int attend(const shape *s, ks_dtype type, const operands *o, const int32_t *kv_row,
-                  int kernel, cudaStream_t stream)
+static void new_sets(operands o[SETS], const shape *s, ks_dtype type, int rows)
 {
-    const char *name;
-    if (kernel != CHOSEN)
-        return ks_cuda_attention_by(kernel, &name, stream, type, o->y, o->q, o->k, o->v, s->heads);
+    for (int i = 0; i < SETS; i++)
+        o[i] = new_operands(s, type, rows, 10 * (uint32_t)i);
+}
+
+static void free_sets(operands o[SETS])
+{
+    for (int i = 0; i < SETS; i++)
+        for (int m = 0; m < 3; m++)
+            must((int)cudaFree(o[i].memory[m]), "cudaFree");
+}
+
+/* One call, by a kernel or the one that is chosen (NULL); a cudaError_t. kv_row: device [rows]. */
+static int attend(const shape *s, ks_dtype type, const operands *o, const int32_t *kv_row,
+                  const char *kernel, cudaStream_t stream)
+{
+    if (kernel)
+        return ks_cuda_attention_by(kernel, stream, type, o->y, o->q, o->k, o->v, s->heads);
     return ks_cuda_attention(stream, type, o->y, o->q, o->k, o->v, s->heads, false,
                              s->cross ? kv_row : NULL, NULL, NULL, 0);
 }
 
 /* A graph of CALLS calls. */
 static cudaGraphExec_t calls_of(const shape *s, ks_dtype type, const operands *o,
-                                const int32_t *kv_row, int kernel, cudaStream_t stream)
+                                const int32_t *kv_row, const char *kernel, cudaStream_t stream)
 {
     cudaGraph_t graph;
     cudaGraphExec_t calls;
@@ -115,7 +127,7 @@ static cudaGraphExec_t calls_of(const shape *s, ks_dtype type, const operands *o
 
 /* Milliseconds a call. */
 static double time_of(const shape *s, ks_dtype type, const operands *o, const int32_t *kv_row,
-                      int kernel)
+                      const char *kernel)
 {
     float ms[RUNS];
     cudaEvent_t begin, end;
@@ -141,7 +153,7 @@ static double time_of(const shape *s, ks_dtype type, const operands *o, const in
 }
 
 /* The result of one call as float32; free() it. */
-static float *result_of(const shape *s, ks_dtype type, const operands *o, int kernel)
+static float *result_of(const shape *s, ks_dtype type, const operands *o, const char *kernel)
 {
     const size_t count = (size_t)o->y.n * (size_t)s->tokens * (size_t)o->y.c;
     float *host = malloc(count * sizeof *host), *device;
@@ -156,8 +168,8 @@ static float *result_of(const shape *s, ks_dtype type, const operands *o, int ke
 }
 
 /* Relative L2 distance of a kernel's result from the right one. */
-static double kernel_error(const shape *s, ks_dtype type, const operands *o, int kernel,
-                       const float *right)
+static double kernel_error(const shape *s, ks_dtype type, const operands *o, const char *kernel,
+                           const float *right)
 {
     const size_t count = (size_t)o->y.n * (size_t)s->tokens * (size_t)o->y.c;
     double sum = 0, square = 0;
@@ -180,28 +192,24 @@ static double tflops(const shape *s, int rows, double ms)
 /* A shape by each kernel; whether all agree. */
 static bool bench_kernels(const shape *s, ks_dtype type, int rows)
 {
+    static const char *const kernels[] = {"mma", "wgmma", "resident"};
     bool good = true;
     operands o[SETS];
-    for (int i = 0; i < SETS; i++)
-        o[i] = new_operands(s, type, rows, 10 * (uint32_t)i);
+    new_sets(o, s, type, rows);
     printf("%s %2d x %4d tokens, %2d x %3d\n", s->model, rows, s->tokens, s->heads, s->width);
-    float *right = result_of(s, type, o, CHOSEN);
-    for (int k = 0; k < ks_cuda_attention_kernels(); k++) {
-        const char *name;
-        if (ks_cuda_attention_by(k, &name, NULL, type, o->y, o->q, o->k, o->v, s->heads) ==
-            (int)cudaErrorNotSupported)
+    float *right = result_of(s, type, o, NULL);
+    for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+        if (attend(s, type, o, NULL, kernels[k], NULL) == (int)cudaErrorNotSupported)
             continue;
-        const double error = kernel_error(s, type, o, k, right);
-        const double ms = time_of(s, type, o, NULL, k);
+        const double error = kernel_error(s, type, o, kernels[k], right);
+        const double ms = time_of(s, type, o, NULL, kernels[k]);
         const bool same = error <= (type == KS_F16 ? 0x1p-10 : 0x1p-7);
-        printf("  %-10s %8.4f ms  %5.0f TFLOP/s  off by %.1e%s\n", name, ms, tflops(s, rows, ms),
-               error, same ? "" : "  WRONG");
+        printf("  %-10s %8.4f ms  %5.0f TFLOP/s  off by %.1e%s\n", kernels[k], ms,
+               tflops(s, rows, ms), error, same ? "" : "  WRONG");
         good = good && same;
     }
     free(right);
-    for (int i = 0; i < SETS; i++)
-        for (int m = 0; m < 3; m++)
-            must((int)cudaFree(o[i].memory[m]), "cudaFree");
+    free_sets(o);
     return good;
 }
 
@@ -211,16 +219,13 @@ static double bench_shape(const shape *s, ks_dtype type, int rows, const int32_t
     operands o[SETS];
     const int keys = s->cross ? PROMPT : s->tokens;
     const double values = (double)rows * s->heads * s->width;
-    for (int i = 0; i < SETS; i++)
-        o[i] = new_operands(s, type, rows, 10 * (uint32_t)i);
-    const double ms = time_of(s, type, o, kv_row, CHOSEN);
+    new_sets(o, s, type, rows);
+    const double ms = time_of(s, type, o, kv_row, NULL);
     printf("%s %2d x %4d tokens, %4d keys, %2d x %3d  %8.4f ms  %5.0f TFLOP/s  %5.2f TB/s\n",
            s->model, rows, s->tokens, keys, s->heads, s->width, ms,
            tflops(s, rows, ms),
            2 * values * (s->tokens + keys) * (type == KS_F32 ? 4 : 2) / ms * 1e-9);
-    for (int i = 0; i < SETS; i++)
-        for (int m = 0; m < 3; m++)
-            must((int)cudaFree(o[i].memory[m]), "cudaFree");
+    free_sets(o);
     return ms;
 }
 
@@ -265,6 +270,10 @@ int main(int argc, char **argv)
     const int given = argc - first - 1, count = given > 0 ? given : 2;
     bool good = true;
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (kernels && type == KS_F32) {
+        fprintf(stderr, "--kernels: those to choose from are for fp16 and bf16, not fp32\n");
+        return EXIT_FAILURE;
+    }
     for (int i = 0; i < count; i++) {
         const int rows = given > 0 ? atoi(argv[first + 1 + i]) : usual[i];
         if (kernels)

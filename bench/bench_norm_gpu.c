@@ -1,7 +1,6 @@
 /* The group norms of SDXL at 1024 x 1024, SD 1.5 at 512 x 512 and the VAE decoder on a GPU, on
- * random numbers: every way that can compute each, all splits among clusters, and what all of a
- * UNet call's come to. Then the same for the moments that linear layers with a layer
- * norm in them ask for.
+ * random numbers: every way that can compute each, and what all of a UNet call's come to. Then the
+ * same for the moments that linear layers with a layer norm in them ask for.
  *   bench_norm_gpu [PRECISION [ROWS...]]     fp16, 16 2
  *
  * A time is the median of RUNS replays of a graph of CALLS calls, each on other memory than the
@@ -17,7 +16,7 @@
 #include "kernels/parameters.h"
 #include "gpu_bench.h"
 
-enum { RUNS = 9, CALLS = 8, SETS = 4, GROUPS = 32, CHOSEN = KS_CUDA_NORM_WAYS };
+enum { RUNS = 15, CALLS = 8, SETS = 4, GROUPS = 32, CHOSEN = KS_CUDA_NORM_WAYS };
 
 typedef struct shape {
     const char *model;
@@ -42,7 +41,7 @@ static const shape moments[] = {
     {"sdxl", 64, 640, 30},  {"sdxl", 32, 1280, 180}, {"sd15", 64, 320, 15},
     {"sd15", 32, 640, 15},  {"sd15", 16, 1280, 15},  {"sd15", 8, 1280, 3},
 };
-enum { MOMENTS = sizeof moments / sizeof *moments };
+enum { MOMENTS = sizeof moments / sizeof *moments, LAYER = CHOSEN + 1 };
 
 static void must(int failed, const char *what)
 {
@@ -96,35 +95,26 @@ static void free_operands(operands *o)
     must((int)cudaFree(o->workspace), "cudaFree");
 }
 
-/* What is timed: a way, or the one that is taken; or, for ranks above 0, one of the clusters'
- * kernels with so many and slices of so many bytes; or, for tokens above 0, the moments of a layer
- * norm by warps of so many. */
-typedef struct how {
-    int way, kernel, segment, ranks, tokens;
-} how;
-
-static int run(const operands *o, int set, how h, cudaStream_t stream)
+/* One call by a way, or by the one that is taken, or a layer's moments, to y. */
+static int run(const operands *o, int set, int way, cudaStream_t stream)
 {
     const ks_act y = o->y[set], x = o->x[set];
-    if (h.tokens)
-        return ks_cuda_layer_moments_by(h.tokens, stream, o->type, y.data, x, 1e-5f);
-    if (h.ranks)
-        return ks_cuda_group_norm_split(h.kernel, h.segment, h.ranks, stream, o->type, y, x,
-                                        o->gamma, o->beta, GROUPS, 1e-5f, true);
-    if (h.way == CHOSEN)
+    if (way == LAYER)
+        return ks_cuda_layer_moments(stream, o->type, y.data, x, 1e-5f);
+    if (way == CHOSEN)
         return ks_cuda_group_norm(stream, o->type, y, x, o->gamma, o->beta, GROUPS, 1e-5f, true,
                                   o->workspace, o->bytes);
-    return ks_cuda_group_norm_by((ks_cuda_norm_way)h.way, stream, o->type, y, x, o->gamma, o->beta,
+    return ks_cuda_group_norm_by((ks_cuda_norm_way)way, stream, o->type, y, x, o->gamma, o->beta,
                                  GROUPS, 1e-5f, true, o->workspace, o->bytes);
 }
 
-static cudaGraphExec_t calls_of(const operands *o, how h, cudaStream_t stream)
+static cudaGraphExec_t calls_of(const operands *o, int way, cudaStream_t stream)
 {
     cudaGraph_t graph;
     cudaGraphExec_t calls;
     must((int)cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
     for (int i = 0; i < CALLS; i++)
-        must(run(o, i % SETS, h, stream), "a norm");
+        must(run(o, i % SETS, way, stream), "a norm");
     must((int)cudaStreamEndCapture(stream, &graph), "graph");
     must((int)cudaGraphInstantiate(&calls, graph, 0), "graph");
     must((int)cudaGraphDestroy(graph), "graph");
@@ -132,17 +122,17 @@ static cudaGraphExec_t calls_of(const operands *o, how h, cudaStream_t stream)
 }
 
 /* Milliseconds a call; negative where it cannot be done so. */
-static double time_of(const operands *o, how h, cudaStream_t stream)
+static double time_of(const operands *o, int way, cudaStream_t stream)
 {
     float ms[RUNS];
     cudaEvent_t begin, end;
-    const int first = run(o, 0, h, stream);
+    const int first = run(o, 0, way, stream);
     if (first == (int)cudaErrorNotSupported)
         return -1;
     must(first, "a norm");
     must((int)cudaEventCreate(&begin), "event");
     must((int)cudaEventCreate(&end), "event");
-    cudaGraphExec_t calls = calls_of(o, h, stream);
+    cudaGraphExec_t calls = calls_of(o, way, stream);
     for (int i = -2; i < RUNS; i++) {
         must((int)cudaEventRecord(begin, stream), "event");
         must((int)cudaGraphLaunch(calls, stream), "graph");
@@ -157,29 +147,6 @@ static double time_of(const operands *o, how h, cudaStream_t stream)
     return (double)median_of(ms, RUNS) / CALLS;
 }
 
-/* Milliseconds by rank of a kernel with slices of a width. */
-static void bench_ranks(const operands *o, how h, cudaStream_t stream)
-{
-    printf("      %s, slices from %d bytes:", ks_cuda_group_norm_kernel(h.kernel), h.segment);
-    for (h.ranks = 1; h.ranks <= 16; h.ranks *= 2) {
-        const double ms = time_of(o, h, stream);
-        if (ms > 0)
-            printf(" %d: %.4f", h.ranks, ms);
-    }
-    printf("\n");
-}
-
-/* Prints the split that is taken, and the times of all. */
-static void bench_splits(const operands *o, cudaStream_t stream)
-{
-    const char *taken = "";
-    const int ranks = ks_cuda_group_norm_cluster(&taken, o->type, o->x[0], GROUPS);
-    printf("    taken: %s, %d ranks\n", taken, ranks);
-    for (how h = {0}; ks_cuda_group_norm_kernel(h.kernel); h.kernel++)
-        for (h.segment = 64; h.segment <= 256; h.segment *= 2)
-            bench_ranks(o, h, stream);
-}
-
 /* Prints a shape's line. sum: what each way adds to a call, and at [CHOSEN] the one that is taken;
  * a way that cannot do it adds the next one that can. */
 static void bench_shape(const shape *s, ks_dtype type, int rows, cudaStream_t stream, double *sum)
@@ -189,9 +156,10 @@ static void bench_shape(const shape *s, ks_dtype type, int rows, cudaStream_t st
     double ms[CHOSEN + 1];
     operands o = new_operands(s, type, rows);
     must((int)cudaDeviceSynchronize(), "numbers");
-    printf("%s %2d x %3d^2 x %4d", s->model, rows, s->side, s->channels);
+    printf("%s %2d x %3d^2 x %4d  cluster of %2d", s->model, rows, s->side, s->channels,
+           ks_cuda_group_norm_cluster(type, o.x[0], GROUPS));
     for (int way = 0; way <= CHOSEN; way++) {
-        ms[way] = time_of(&o, (how){.way = way}, stream);
+        ms[way] = time_of(&o, way, stream);
         if (ms[way] > 0)
             printf("  %s %.4f ms %4.0f GB/s %2.0f %%", names[way], ms[way], bytes / ms[way] * 1e-6,
                    bytes / ms[way] / 3350e6 * 100);
@@ -204,34 +172,25 @@ static void bench_shape(const shape *s, ks_dtype type, int rows, cudaStream_t st
         sum[way] += s->count * ms[way] / rows;
     }
     printf("\n");
-    if (type != KS_F32)
-        bench_splits(&o, stream);
     free_operands(&o);
 }
 
 static void bench_moments(ks_dtype type, int rows, cudaStream_t stream)
 {
-    double sum[2][5] = {{0}}; /* [SD 1.5][tokens a warp] */
+    double sum[2] = {0}; /* [SD 1.5] */
     for (int i = 0; i < MOMENTS; i++) {
         const shape *s = &moments[i];
         const double values = (double)rows * s->side * s->side * s->channels;
         const double bytes = values * (type == KS_F32 ? 4 : 2);
         operands o = new_operands(s, type, rows);
         must((int)cudaDeviceSynchronize(), "numbers");
-        printf("%s %2d x %4d tokens x %4d  moments", s->model, rows, s->side * s->side,
-               s->channels);
-        for (int each = 1; each <= 4; each *= 2) {
-            const double ms = time_of(&o, (how){.tokens = each}, stream);
-            sum[strcmp(s->model, "sd15") == 0][each] += s->count * ms / rows;
-            printf("  by %d %.4f ms %4.0f GB/s %2.0f %%", each, ms, bytes / ms * 1e-6,
-                   bytes / ms / 3350e6 * 100);
-        }
-        printf("\n");
+        const double ms = time_of(&o, LAYER, stream);
+        sum[strcmp(s->model, "sd15") == 0] += s->count * ms / rows;
+        printf("%s %2d x %4d tokens x %4d  moments %.4f ms %4.0f GB/s %2.0f %%\n", s->model, rows,
+               s->side * s->side, s->channels, ms, bytes / ms * 1e-6, bytes / ms / 3350e6 * 100);
         free_operands(&o);
     }
-    for (int m = 0; m < 2; m++)
-        printf("%s, moments of %d rows, ms a row and call: by 1 %.4f, by 2 %.4f, by 4 %.4f\n",
-               m ? "SD 1.5" : "SDXL", rows, sum[m][1], sum[m][2], sum[m][4]);
+    printf("moments, %d rows, ms a row and call: SDXL %.4f, SD 1.5 %.4f\n", rows, sum[0], sum[1]);
 }
 
 static void bench_rows(ks_dtype type, int rows)

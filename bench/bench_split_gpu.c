@@ -1,8 +1,8 @@
 /* Two rows of SDXL (one picture with guidance) on one GPU, with a row on each of two, and with half of the network on each of
  * two; fp16, random weights.
- *   bench_split_gpu FOLDER [--sides 128,256] [--calls 40] [--ways sums,one,rows,tensor]
+ *   bench_split_gpu FOLDER [--sides 128,256] [--calls 40] [--ways sums,one,half,rows,tensor]
  * FOLDER: where the checkpoint is made (5.1 GB), or found again. sides: of the latents, in cells. sums: those of the two
- * halves alone, at the network's sizes.
+ * halves alone, at the network's sizes. half: one half without the other, so without the sums: what is left of tensor's time.
  *
  * Every rank is a process with a GPU of its own. A call is all that a step needs: the latents from rank 0 to the others, the
  * network, the outputs of all to all. Rank 0's device tells the time from call to call, while the host is one call ahead, as
@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cuda/nccl.h"
 #include "base/file.h"
 #include "gpu_bench.h"
 #include "model/model.h"
@@ -28,8 +29,13 @@ static const double patience = 120;
 
 /* --- the network --- */
 
-typedef enum way { ONE, BY_ROWS, BY_TENSOR, WAYS } way;
-static const char *const way_names[WAYS] = {"one", "rows", "tensor"};
+typedef enum way { ONE, HALF, BY_ROWS, BY_TENSOR, WAYS } way;
+static const char *const way_names[WAYS] = {"one", "half", "rows", "tensor"};
+
+static int ranks_of(way how)
+{
+    return how == ONE || how == HALF ? 1 : RANKS;
+}
 
 /* What rank 0 and the others find, in shared memory. */
 typedef struct finding {
@@ -63,7 +69,8 @@ static void join_others(network *n)
 {
     ks_error err = KS_ERROR_NONE;
     n->alone = (ks_group){.size = 1};
-    ks_group *tensor = n->p->how == BY_TENSOR ? n->group : &n->alone, *replica = n->p->how == ONE ? &n->alone : n->group;
+    ks_group *tensor = n->p->how == BY_TENSOR ? n->group : &n->alone;
+    ks_group *replica = ranks_of(n->p->how) > 1 ? n->group : &n->alone;
     n->ops = ks_ops_cuda(n->group->rank, "fp16", &err);
     need(n->ops != NULL, &err);
     need(n->ops->join(n->ops, tensor, replica, &err) == 0, &err);
@@ -80,8 +87,9 @@ static void load_model(network *n)
 {
     ks_error err = KS_ERROR_NONE;
     ks_model_config config;
-    const int parts = n->p->how == BY_TENSOR ? RANKS : 1;
-    const ks_split split = {n->p->how == BY_TENSOR ? n->group->rank : 0, parts};
+    const bool parted = n->p->how == BY_TENSOR || n->p->how == HALF;
+    const int parts = parted ? RANKS : 1;
+    const ks_split split = {parted ? n->group->rank : 0, parts};
     ks_safetensors *st = ks_safetensors_open(n->p->path, &err);
     need(st && ks_model_detect(st, &config, &err) == 0, &err);
     const size_t before = n->ops->memory_free(n->ops);
@@ -123,7 +131,7 @@ static void call(const network *n)
     ks_error err = KS_ERROR_NONE;
     ks_net_row row[ROWS];
     const int rows = rows_of(n), first = n->p->how == BY_ROWS ? n->group->rank * rows : 0;
-    if (n->p->how != ONE)
+    if (ranks_of(n->p->how) > 1)
         n->ops->broadcast(n->ops, n->x, n->item * ROWS * sizeof(float));
     for (int i = 0; i < rows; i++)
         row[i] = (ks_net_row){.x = n->x + (size_t)(first + i) * n->item,
@@ -218,7 +226,7 @@ static int rank_member(ks_group *g, void *arg)
 /* One way at one size; its median, 0 where it failed. one: that of one GPU, or 0. */
 static float bench_way(plan *p, float one)
 {
-    const int ranks = p->how == ONE ? 1 : RANKS;
+    const int ranks = ranks_of(p->how);
     memset(p->found, 0, sizeof *p->found);
     fork_results r = fork_group_run(ranks, patience, LIMIT, rank_member, p);
     const finding *f = p->found;
@@ -262,8 +270,9 @@ static void queue_sums(void *arg)
 }
 
 /* Microseconds of a sum, from a kept graph of them. */
-static double time_sums(summing *s, uint64_t key)
+static double time_sums(summing *s)
 {
+    static uint64_t key;
     ks_error err = KS_ERROR_NONE;
     float ms[REPEATS];
     cudaEvent_t begin, end;
@@ -272,6 +281,7 @@ static double time_sums(summing *s, uint64_t key)
     cudaEventCreate(&end);
     for (int i = -1; i < REPEATS; i++) {
         cudaEventRecord(begin, stream);
+        key += i < 0;
         need(s->ops->replay(s->ops, key, queue_sums, s, &err) == 0, &err);
         cudaEventRecord(end, stream);
         need(s->ops->sync(s->ops, &err) == 0, &err);
@@ -283,9 +293,39 @@ static double time_sums(summing *s, uint64_t key)
     return 1e3 * (double)median_of(ms, REPEATS) / SUMS;
 }
 
-static int sums_member(ks_group *g, void *arg)
+static void time_way(summing *s, const ks_group *g, const char *name, int blocks)
+{
+    const ks_act t = s->y;
+    const double bytes = 2.0 * t.n * t.h * t.w * t.c, us = time_sums(s);
+    if (g->rank == 0)
+        printf("# sum of [%d, %d, %d, %d], %5.1f MB, by %s, %3d blocks %7.1f us %6.0f GB/s\n", t.n, t.h, t.w, t.c, 1e-6 * bytes, name,
+               blocks, us, 1e-3 * bytes / us);
+}
+
+/* Through memory by any number of blocks for each multiprocessor. */
+static void time_ways(summing *s, const ks_group *g)
 {
     static const char *const names[KS_CUDA_SUM_WAYS] = {"shares", "NCCL", "memory"};
+    for (s->way = 0; s->way < KS_CUDA_SUM_WAYS; s->way++) {
+        ks_cuda *c = ks_cuda_of(s->ops);
+        if (!ks_cuda_can_sum_by(c, s->way))
+            continue;
+        if (s->way != KS_CUDA_BY_MEMORY) {
+            time_way(s, g, names[s->way], 0);
+            continue;
+        }
+        ks_cuda_exchange *x = &c->others->peer.x;
+        const int blocks = x->blocks;
+        for (int each = 1; each <= KS_CUDA_EXCHANGE_MOST_EACH; each++) {
+            x->blocks = blocks / KS_CUDA_EXCHANGE_EACH * each;
+            time_way(s, g, names[s->way], x->blocks);
+        }
+        x->blocks = blocks;
+    }
+}
+
+static int sums_member(ks_group *g, void *arg)
+{
     (void)arg;
     ks_error err = KS_ERROR_NONE;
     summing s = {.ops = ks_ops_cuda(g->rank, "fp16", &err)};
@@ -293,16 +333,8 @@ static int sums_member(ks_group *g, void *arg)
     for (size_t i = 0; i < sizeof sum_shapes / sizeof *sum_shapes; i++) {
         const ks_act t = sum_shapes[i];
         s.y = s.ops->act(s.ops, t.n, t.h, t.w, t.c); /* zeros, which stay so */
-        const double bytes = 2.0 * t.n * t.h * t.w * t.c;
-        cudaMemsetAsync(s.y.data, 0, (size_t)bytes, ks_cuda_of(s.ops)->stream);
-        for (s.way = 0; s.way < KS_CUDA_SUM_WAYS; s.way++) {
-            if (!ks_cuda_can_sum_by(ks_cuda_of(s.ops), s.way))
-                continue;
-            double us = time_sums(&s, 1 + i * KS_CUDA_SUM_WAYS + s.way);
-            if (g->rank == 0)
-                printf("# sum of [%d, %d, %d, %d], %5.1f MB, by %-6s %7.1f us %6.0f GB/s\n", t.n, t.h, t.w, t.c, 1e-6 * bytes,
-                       names[s.way], us, 1e-3 * bytes / us);
-        }
+        cudaMemsetAsync(s.y.data, 0, 2 * (size_t)t.n * (size_t)t.h * (size_t)t.w * (size_t)t.c, ks_cuda_of(s.ops)->stream);
+        time_ways(&s, g);
     }
     s.ops->free(s.ops);
     return 0;
@@ -350,7 +382,7 @@ static bool is_listed(const char *list, const char *name)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: bench_split_gpu FOLDER [--sides 128,256] [--calls 40] [--ways sums,one,rows,tensor]\n");
+    fprintf(stderr, "usage: bench_split_gpu FOLDER [--sides 128,256] [--calls 40] [--ways sums,one,half,rows,tensor]\n");
     return 2;
 }
 
@@ -361,7 +393,7 @@ int main(int argc, char **argv)
                                             {"ways", required_argument, NULL, 'w'},
                                             {NULL, 0, NULL, 0}};
     int sides[MOST_SIDES + 1] = {128, 256, 0};
-    const char *ways = "sums,one,rows,tensor";
+    const char *ways = "sums,one,half,rows,tensor";
     plan p = {.model = &random_models[0], .calls = 40};
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (option == 'w')

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "backend/cuda/cuda.h"
+#include "base/file.h"
 #include "kernels/parameters.h"
 
 /* Ends the program with err's sentence unless things are good. */
@@ -49,30 +50,41 @@ static inline void settle(ks_ops *ops)
     need(ops->sync(ops, &err) == 0, &err);
 }
 
-/* Milliseconds of run(what), which queues work and gives false when it cannot: the median of some times, each of several calls in
- * a row; negative when it cannot. */
+/* Milliseconds between two events around some calls in a row of run(what), for one of them. */
+static inline float ms_of_calls(ks_ops *ops, const cudaEvent_t between[2], bool (*run)(const void *what), const void *what)
+{
+    enum { CALLS = 8 };
+    float ms = 0;
+    cudaStream_t stream = ks_cuda_of(ops)->stream;
+    cudaEventRecord(between[0], stream);
+    for (int k = 0; k < CALLS; k++)
+        run(what);
+    cudaEventRecord(between[1], stream);
+    cudaEventSynchronize(between[1]);
+    cudaEventElapsedTime(&ms, between[0], between[1]);
+    return ms / CALLS;
+}
+
+/* Milliseconds of run(what), which queues work and gives false when it cannot: a median; negative when it cannot. The chip's clock
+ * follows the power that it uses, with a delay: some work of the same kind goes before. */
 static inline double ms_of(ks_ops *ops, bool (*run)(const void *what), const void *what)
 {
-    enum { RUNS = 9, CALLS = 8 };
+    enum { RUNS = 9 };
+    const double before = 0.05; /* seconds */
     float ms[RUNS];
-    cudaEvent_t begin, end;
-    cudaStream_t stream = ks_cuda_of(ops)->stream;
+    cudaEvent_t between[2];
     if (!run(what))
         return -1;
-    cudaEventCreate(&begin);
-    cudaEventCreate(&end);
-    for (int i = 0; i < RUNS; i++) {
-        cudaEventRecord(begin, stream);
-        for (int k = 0; k < CALLS; k++)
-            run(what);
-        cudaEventRecord(end, stream);
-        cudaEventSynchronize(end);
-        cudaEventElapsedTime(&ms[i], begin, end);
-    }
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
+    cudaEventCreate(&between[0]);
+    cudaEventCreate(&between[1]);
+    for (double start = ks_seconds(); ks_seconds() < start + before;)
+        ms_of_calls(ops, between, run, what);
+    for (int i = 0; i < RUNS; i++)
+        ms[i] = ms_of_calls(ops, between, run, what);
+    cudaEventDestroy(between[0]);
+    cudaEventDestroy(between[1]);
     settle(ops);
-    return (double)median_of(ms, RUNS) / CALLS;
+    return (double)median_of(ms, RUNS);
 }
 
 enum { GPU_BENCH_SAMPLE = 256 };

@@ -6,15 +6,15 @@
  * what was reached (bench_attention_gpu fp16 16, 2026-11-25):
  *
  *   tokens x keys x heads x width   bound by     floor      measured   share
- *   4096 x 4096 x 10 x 64 (SDXL)    operations   0.69 ms    1.64 ms    42 %
- *   1024 x 1024 x 20 x 64 (SDXL)    operations   0.087 ms   0.224 ms   39 %
+ *   4096 x 4096 x 10 x 64 (SDXL)    operations   0.69 ms    1.43 ms    48 %
+ *   1024 x 1024 x 20 x 64 (SDXL)    operations   0.087 ms   0.182 ms   48 %
  *   4096 x 77 x 10 x 64   (SDXL)    bytes        0.050 ms   0.073 ms   68 %
- *   4096 x 4096 x 8 x 40  (SD 1.5)  operations   0.35 ms    1.30 ms    27 %
- *   1024 x 1024 x 8 x 80  (SD 1.5)  operations   0.043 ms   0.115 ms   37 %
+ *   4096 x 4096 x 8 x 40  (SD 1.5)  operations   0.35 ms    0.895 ms   39 %
+ *   1024 x 1024 x 8 x 80  (SD 1.5)  operations   0.043 ms   0.090 ms   48 %
  *
  * At these widths the exponentials weigh as much as the products: 16 a clock and multiprocessor,
  * one for every 4 * width operations, so 64-wide heads could reach the rate of the products only
- * with both units always busy.
+ * with both units always busy. Neither is: what is issued around them costs as much again.
  *
  *   fp32                       attention_f32.cuh       plain products
  *   half, width <= 160         attention_resident.cuh  sm_90a, up to 80 keys (160 up to a width of
@@ -28,6 +28,7 @@
 
 #include <limits.h>
 #include <math.h>
+#include <string.h>
 
 #include <algorithm>
 
@@ -63,50 +64,27 @@ const mma_kernel mma_kernels[] = {
 };
 
 struct hopper_kernel {
-    const char *name;
-    int cost; /* of a block of keys, beside others of this width; 0: for measurements alone */
-    int width, keys, queries, threads;
+    int width, keys, groups, threads;
     size_t shared;
     void (*half)(ks_hopper_job), (*bfloat16)(ks_hopper_job);
 };
 
-template <class PLAN> constexpr hopper_kernel hopper_row(const char *name, int cost)
+template <int WIDTH, int KEYS, int STAGES, int GROUPS> constexpr hopper_kernel hopper_row()
 {
-    static_assert((int)PLAN::STAGES <= KS_HOPPER_MOST_STAGES, "too few barriers");
-    static_assert(PLAN::shared <= 227 * 1024, "too much memory");
-    return {name,
-            cost,
-            PLAN::WIDTH,
-            PLAN::KEYS,
-            PLAN::TOKENS,
-            PLAN::THREADS,
-            PLAN::shared,
-            ks_attention_hopper<__half, PLAN>,
-            ks_attention_hopper<__nv_bfloat16, PLAN>};
+    using plan = ks_hopper_plan<WIDTH, KEYS, STAGES, GROUPS>;
+    static_assert(STAGES <= KS_HOPPER_MOST_STAGES, "too few barriers");
+    static_assert(plan::shared <= 227 * 1024, "too much memory");
+    return {WIDTH,        KEYS,
+            GROUPS,       plan::THREADS,
+            plan::shared, ks_attention_hopper<__half, plan>,
+            ks_attention_hopper<__nv_bfloat16, plan>};
 }
 
-/* By rising width. Of those of the first width that is enough the one runs that is done first. */
+/* Keys and stages: as many as there are registers and shared memory for. */
 const hopper_kernel hopper_kernels[] = {
-    hopper_row<ks_hopper_plan<40, 128, 4, 4>>("4 x 128", 286),
-    hopper_row<ks_hopper_plan<40, 128, 4, 3>>("3 x 128", 220),
-    hopper_row<ks_hopper_plan<40, 128, 4, 2>>("2 x 128", 200),
-    hopper_row<ks_hopper_plan<64, 96, 4, 4>>("4 x 96", 265),
-    hopper_row<ks_hopper_plan<64, 96, 4, 3>>("3 x 96", 220),
-    hopper_row<ks_hopper_plan<64, 96, 4, 2>>("2 x 96", 160),
-    hopper_row<ks_hopper_plan<64, 80, 4, 4>>("4 x 80", 0),
-    hopper_row<ks_hopper_plan<64, 64, 4, 4>>("4 x 64", 0),
-    hopper_row<ks_hopper_plan<64, 128, 4, 3>>("3 x 128", 0),
-    hopper_row<ks_hopper_plan<64, 128, 4, 2>>("2 x 128", 0),
-    hopper_row<ks_hopper_plan<80, 128, 2, 3>>("3 x 128", 340),
-    hopper_row<ks_hopper_plan<80, 128, 2, 2>>("2 x 128", 270),
-    hopper_row<ks_hopper_plan<80, 64, 3, 4>>("4 x 64", 0),
-    hopper_row<ks_hopper_plan<80, 64, 3, 3>>("3 x 64", 0),
-    hopper_row<ks_hopper_plan<80, 64, 3, 2>>("2 x 64", 0),
-    hopper_row<ks_hopper_plan<128, 128, 2, 2>>("2 x 128", 1),
-    hopper_row<ks_hopper_plan<128, 128, 2, 3>>("3 x 128", 0),
-    hopper_row<ks_hopper_plan<160, 80, 2, 2>>("2 x 80", 1),
+    hopper_row<40, 128, 4, 4>(),  hopper_row<64, 96, 4, 4>(),  hopper_row<80, 64, 3, 4>(),
+    hopper_row<128, 128, 2, 2>(), hopper_row<160, 80, 2, 2>(),
 };
-enum { HOPPER_KERNELS = sizeof hopper_kernels / sizeof *hopper_kernels };
 
 struct resident_kernel {
     int width, keys, blocks; /* blocks: that share a multiprocessor */
@@ -201,37 +179,14 @@ int run_mma(void *stream, ks_dtype type, const ks_attention_job &job)
                      ks_wide_shared(job.width), stream, job);
 }
 
-/* Tiles of so many queries, of all heads and rows. */
-int64_t tiles_of(const ks_attention_job &job, int queries)
-{
-    return (int64_t)job.n * job.heads * ((job.q_tokens + queries - 1) / queries);
-}
-
-/* Of the kernels of one width the one that is through first: which it is depends on n, a query's
- * bits do not, as a group of 64 queries does the same in all of them. */
-const hopper_kernel *fastest(const hopper_kernel *kernel, const ks_attention_job &job)
-{
-    const int processors = ks_multiprocessors(), width = kernel->width;
-    const hopper_kernel *best = kernel;
-    int64_t least = INT64_MAX;
-    for (; kernel < hopper_kernels + HOPPER_KERNELS && kernel->width == width; kernel++) {
-        const int64_t rounds = (tiles_of(job, kernel->queries) + processors - 1) / processors;
-        if (kernel->cost && rounds * kernel->cost < least)
-            least = rounds * kernel->cost, best = kernel;
-    }
-    return best;
-}
-
 /* The Hopper kernel for this job, or NULL where another is to run. */
 const hopper_kernel *hopper_for(ks_dtype type, const ks_attention_job &job)
 {
     if (!job.vectors || job.kv_tokens < LEAST_HOPPER_KEYS)
         return nullptr;
     const hopper_kernel *kernel = wide_enough(hopper_kernels, job.width);
-    if (!kernel)
-        return nullptr;
-    kernel = fastest(kernel, job);
-    if (!ks_runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16, kernel->threads))
+    if (!kernel ||
+        !ks_runs_here(type == KS_F16 ? kernel->half : kernel->bfloat16, kernel->threads))
         return nullptr;
     return kernel;
 }
@@ -269,17 +224,36 @@ int hopper_job(ks_hopper_job *hopper, ks_dtype type, const ks_attention_job &job
     return failed;
 }
 
-/* A block a multiprocessor. A query's bits do not depend on which takes it. */
+/* Whole tiles for as long as each multiprocessor has one to do, and what is left in smaller parts,
+ * if there are enough multiprocessors for those. False when there are too many. */
+bool share_out(ks_hopper_job *hopper, const hopper_kernel *kernel, int processors)
+{
+    const ks_attention_job &job = hopper->job;
+    const int queries = 64 * kernel->groups;
+    const int64_t tiles =
+        (int64_t)job.n * job.heads * ((job.q_tokens + queries - 1) / queries);
+    const int64_t left = tiles % processors;
+    if (tiles > INT_MAX / 4)
+        return false;
+    hopper->whole = (int)(tiles - left);
+    hopper->parts = 1;
+    while (kernel->groups % (2 * hopper->parts) == 0 && 2 * left * hopper->parts <= processors)
+        hopper->parts *= 2;
+    hopper->tiles = hopper->whole + (int)left * hopper->parts;
+    return true;
+}
+
+/* A block a multiprocessor. A query's bits do not depend on which takes it, nor on how many others
+ * its tile has. */
 int run_hopper(void *stream, ks_dtype type, const hopper_kernel *kernel,
                const ks_attention_job &job, const tensors &all)
 {
-    const int64_t tiles = tiles_of(job, kernel->queries);
+    const int processors = ks_multiprocessors();
     ks_hopper_job hopper = {};
-    if (tiles > INT_MAX / 2 ||
-        hopper_job(&hopper, type, job, all, kernel->keys) != CUDA_SUCCESS)
+    if (hopper_job(&hopper, type, job, all, kernel->keys) != CUDA_SUCCESS ||
+        !share_out(&hopper, kernel, processors))
         return (int)cudaErrorInvalidValue;
-    hopper.tiles = (int)tiles;
-    const dim3 grid((unsigned)std::min<int64_t>(tiles, ks_multiprocessors()));
+    const dim3 grid((unsigned)std::min(hopper.tiles, processors));
     return ks_launch(type == KS_F16 ? kernel->half : kernel->bfloat16, grid, kernel->threads,
                      kernel->shared, stream, hopper);
 }
@@ -347,24 +321,20 @@ size_t ks_cuda_attention_workspace(ks_dtype, int, int, int, int, int)
     return 0;
 }
 
-int ks_cuda_attention_kernels(void)
+int ks_cuda_attention_by(const char *kernel, void *stream, ks_dtype type, ks_act y, ks_act q,
+                         ks_act k, ks_act v, int heads)
 {
-    return HOPPER_KERNELS;
-}
-
-int ks_cuda_attention_by(int which, const char **name, void *stream, ks_dtype type, ks_act y,
-                         ks_act q, ks_act k, ks_act v, int heads)
-{
-    if (which < 0 || which >= HOPPER_KERNELS || !fits(y, q, k, v, heads, nullptr) ||
-        (type != KS_F16 && type != KS_BF16))
+    if (!fits(y, q, k, v, heads, nullptr) || (type != KS_F16 && type != KS_BF16))
         return (int)cudaErrorInvalidValue;
-    const hopper_kernel *kernel = &hopper_kernels[which];
     const ks_attention_job job = job_of(y, q, k, v, heads);
-    *name = kernel->name;
-    if (!hopper_for(type, job) || hopper_for(type, job)->width != kernel->width)
-        return (int)cudaErrorNotSupported;
     const tensors all = {y, q, k, v};
-    return run_hopper(stream, type, kernel, job, all);
+    if (strcmp(kernel, "mma") == 0)
+        return run_mma(stream, type, job);
+    if (strcmp(kernel, "wgmma") == 0 && hopper_for(type, job))
+        return run_hopper(stream, type, hopper_for(type, job), job, all);
+    if (strcmp(kernel, "resident") == 0 && resident_for(type, job))
+        return run_resident(stream, type, resident_for(type, job), job, all);
+    return (int)cudaErrorNotSupported;
 }
 
 int ks_cuda_attention(void *stream, ks_dtype type, ks_act y, ks_act q, ks_act k, ks_act v,

@@ -24,11 +24,10 @@ int ks_cuda_attention(void *stream, ks_dtype type, ks_act y, ks_act q, ks_act k,
                       int heads, bool causal, const int32_t *kv_row, const int32_t *kv_len,
                       void *workspace, size_t workspace_bytes);
 
-/* For measurements: how many kernels for long self-attention there are, and attention without masks
- * by one of them; cudaErrorNotSupported where it is not for this shape. name: what it is, static. */
-int ks_cuda_attention_kernels(void);
-int ks_cuda_attention_by(int kernel, const char **name, void *stream, ks_dtype type, ks_act y,
-                         ks_act q, ks_act k, ks_act v, int heads);
+/* For measurements: attention without masks by the kernel named, "mma", "wgmma" or "resident";
+ * cudaErrorNotSupported where it is not for this shape or chip. */
+int ks_cuda_attention_by(const char *kernel, void *stream, ks_dtype type, ks_act y, ks_act q,
+                         ks_act k, ks_act v, int heads);
 
 #ifdef __cplusplus
 }

@@ -7,17 +7,21 @@
  * of STAGES. GROUPS other warpgroups have 64 queries of the tile each, and for each block of keys
  * have in turn: the scores' product, the weights, the product with the values. Each scheduler has a
  * warp of every group, so that one has exponentials to make while another's product runs. What
- * follows a tile's last block of keys is the next tile's first.
+ * follows a tile's last block of keys is the next tile's first. Where the last tiles are fewer than
+ * multiprocessors, they are split into tiles of fewer groups.
  *
- * Measured, a step takes about as many clocks as the tensor cores work in it plus instructions are
- * issued, whatever the latencies (with three groups or more). So instructions are what is saved:
- * - Weights are relative to a reference that is the largest score of a tile's first block of keys.
- *   Later scores may outgrow it: weights are as exact relative to any number as long as they are in
- *   half precision's range. Their sum, which is needed anyway, tells when they are not; that block
- *   is then done again, with its largest scores as the new reference. It is a query's own scores
- *   and those of its group that decide this, never another row.
- * - A group does both parts of its work by itself: to have the next scores' product under one's own
- *   exponentials takes registers, and so a third or fourth group, which hide more.
+ * What it is so for (bench_attention_gpu, H100, 16 rows of 4096 tokens, heads 40 and 64 wide, ms):
+ * two groups, each with the next scores' product under its own softmax, took 1.29 and 1.62; four
+ * that do one thing after another, with registers for that alone, 0.94 and 1.45. Then every
+ * instruction counts: exponentials by polynomials or sums by the tensor cores only cost more. A
+ * look at each block's largest score was a fifth of all instructions, and without it 0.90 and 1.43
+ * are left:
+ *
+ * Weights are relative to a reference, the largest score of a tile's first block of keys. Later
+ * scores may outgrow it: relative to any number weights are as exact, while they are in half
+ * precision's range. Their sum, which is needed anyway, tells when they may not be. That block is
+ * then done again, with the largest scores so far as the new reference. A query's own scores and
+ * those of its group decide this, never another row.
  *
  * A head is one to three tiles of 64 channels. Channels past the head's width and tokens past the
  * tensor's end come as zeros from the copy engine. */
@@ -35,10 +39,12 @@ enum {
     KS_HOPPER_GROUP = 2 /* and on, one a group */
 };
 
+/* Tiles of queries, of all heads and rows; those from the `whole`-th on are split into so many
+ * parts, one group's queries or more each, which are tiles of their own. */
 struct ks_hopper_job {
     CUtensorMap q, k, v, y;
     ks_attention_job job;
-    int tiles; /* of queries, of all heads and rows */
+    int tiles, whole, parts;
 };
 
 struct ks_hopper_barriers {
@@ -47,7 +53,7 @@ struct ks_hopper_barriers {
         empty_v[KS_HOPPER_MOST_STAGES];
 };
 
-/* WIDTH: the head's, up to the next multiple of 8. GROUPS: warpgroups with queries, 2 to 4. */
+/* WIDTH: the head's, up to the next multiple of 8. GROUPS: warpgroups with queries, 2 or 4. */
 template <int WIDTH_, int KEYS_, int STAGES_, int GROUPS_> struct ks_hopper_plan {
     enum {
         WIDTH = WIDTH_,
@@ -57,7 +63,7 @@ template <int WIDTH_, int KEYS_, int STAGES_, int GROUPS_> struct ks_hopper_plan
         TOKENS = 64 * GROUPS, /* queries of a tile */
         USERS = 128 * GROUPS,
         THREADS = 128 + USERS,
-        REGISTERS = GROUPS == 2 ? 240 : GROUPS == 3 ? 160 : 112, /* of a thread with queries */
+        REGISTERS = GROUPS == 2 ? 240 : 112, /* of a thread with queries */
         /* Launch bounds tell the launcher whether the code was built for sm_90a. */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
         BOUND = THREADS,
@@ -77,22 +83,28 @@ template <int WIDTH_, int KEYS_, int STAGES_, int GROUPS_> struct ks_hopper_plan
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/* The queries of a tile, against blocks of keys: one even where there is no key, all masked. */
+/* The queries of a tile, those of its first `groups`, against blocks of keys: one even where there
+ * is no key, all masked. */
 struct ks_hopper_tile {
     ks_attention_share share;
-    int blocks;
+    int groups, blocks;
 };
 
 /* Tile `index` of a job; those of one head follow each other. */
 template <class PLAN>
-__device__ __forceinline__ ks_hopper_tile ks_hopper_tile_of(const ks_attention_job &job, int index)
+__device__ __forceinline__ ks_hopper_tile ks_hopper_tile_of(const ks_hopper_job &hopper, int index)
 {
+    const ks_attention_job &job = hopper.job;
+    const int parts = index < hopper.whole ? 1 : hopper.parts;
+    const int past = parts == 1 ? 0 : index - hopper.whole;
+    const int whole = index - past + past / parts, part = past % parts;
     const int tiles = (job.q_tokens + PLAN::TOKENS - 1) / PLAN::TOKENS;
-    const int pair = index / tiles, row = pair / job.heads;
+    const int pair = whole / tiles, row = pair / job.heads;
     ks_hopper_tile tile;
-    tile.share =
-        ks_attention_share_of(job, row, pair - row * job.heads,
-                              (index - pair * tiles) * PLAN::TOKENS, PLAN::TOKENS);
+    tile.groups = PLAN::GROUPS / parts;
+    tile.share = ks_attention_share_of(
+        job, row, pair - row * job.heads,
+        (whole - pair * tiles) * PLAN::TOKENS + part * tile.groups * 64, tile.groups * 64);
     tile.blocks = max(1, (tile.share.keys + PLAN::KEYS - 1) / PLAN::KEYS);
     return tile;
 }
@@ -104,14 +116,14 @@ template <class PLAN> struct ks_hopper_places {
         return ks_shared + tile % KS_HOPPER_TILES * PLAN::QUERIES;
     }
 
-    static __device__ __forceinline__ unsigned char *keys(int step)
+    static __device__ __forceinline__ unsigned char *keys(int stage)
     {
-        return ks_shared + KS_HOPPER_TILES * PLAN::QUERIES + step % PLAN::STAGES * PLAN::STAGE;
+        return ks_shared + KS_HOPPER_TILES * PLAN::QUERIES + stage * PLAN::STAGE;
     }
 
-    static __device__ __forceinline__ unsigned char *values(int step)
+    static __device__ __forceinline__ unsigned char *values(int stage)
     {
-        return keys(step) + PLAN::STAGES * PLAN::STAGE;
+        return keys(stage) + PLAN::STAGES * PLAN::STAGE;
     }
 
     static __device__ __forceinline__ ks_hopper_barriers *barriers()
@@ -131,7 +143,7 @@ __device__ __forceinline__ void ks_hopper_produce(const ks_hopper_job &hopper)
     uint64_t *empty = VALUES ? barriers->empty_v : barriers->empty_k;
     int step = 0, tiles = 0;
     for (int index = (int)blockIdx.x; index < hopper.tiles; index += (int)gridDim.x, tiles++) {
-        const ks_hopper_tile tile = ks_hopper_tile_of<PLAN>(hopper.job, index);
+        const ks_hopper_tile tile = ks_hopper_tile_of<PLAN>(hopper, index);
         const ks_attention_share &share = tile.share;
         if (!VALUES) {
             const int stage = tiles % KS_HOPPER_TILES;
@@ -147,7 +159,7 @@ __device__ __forceinline__ void ks_hopper_produce(const ks_hopper_job &hopper)
             ks_barrier_wait(&empty[stage], (uint32_t)(step / PLAN::STAGES % 2 ^ 1));
             ks_barrier_expect(&full[stage], PLAN::STAGE);
             for (int t = 0; t < PLAN::TILES; t++)
-                ks_tensor_load((VALUES ? at::values(step) : at::keys(step)) + t * PLAN::TILE,
+                ks_tensor_load((VALUES ? at::values(stage) : at::keys(stage)) + t * PLAN::TILE,
                                VALUES ? &hopper.v : &hopper.k, &full[stage], t * 64, share.head,
                                block * PLAN::KEYS, share.kv_row);
         }
@@ -324,12 +336,12 @@ __device__ __forceinline__ int ks_thread_anew()
 template <class PLAN>
 __device__ __forceinline__ void ks_hopper_mask(float (&score)[1][PLAN::KEYS / 8][4],
                                                const ks_attention_job &job,
-                                               const ks_attention_share &share, int which, int keys)
+                                               const ks_attention_share &share, int keys)
 {
     if (!job.causal && keys >= PLAN::KEYS)
         return;
-    const int thread = ks_thread_anew() % 128;
-    const int query = share.first + which * 64 + thread / 32 * 16 + thread % 32 / 4;
+    const int thread = ks_thread_anew() - 128;
+    const int query = share.first + thread / 32 * 16 + thread % 32 / 4;
     if (job.causal)
         ks_softmax_mask(score, keys, query + 1 - (share.keys - keys));
     else
@@ -356,6 +368,50 @@ __device__ __forceinline__ void ks_hopper_close(ks_hopper_group<PLAN> &group,
                                     KS_HOPPER_GROUP + which, queries, group.out[0]);
 }
 
+/* Which stage of keys and values is next, and which parity its barriers end their phase with. */
+template <class PLAN> struct ks_hopper_next {
+    int stage;
+    uint32_t parity;
+
+    __device__ __forceinline__ void advance()
+    {
+        if (++stage == PLAN::STAGES)
+            stage = 0, parity ^= 1;
+    }
+};
+
+/* Values of a tile's last block past its last key are cleared where the tensor has some. */
+template <class PLAN>
+__device__ __forceinline__ void ks_hopper_cut(const ks_hopper_job &hopper,
+                                              const ks_attention_share &share, int keys,
+                                              unsigned char *v)
+{
+    if (keys < PLAN::KEYS && share.keys < hopper.job.kv_tokens)
+        ks_hopper_clear<PLAN::WIDTH, PLAN::KEYS, PLAN::USERS>(v, keys, ks_thread_anew() - 128);
+}
+
+/* A group without queries in a tile: it is done with each block of keys at once. */
+template <class PLAN>
+__device__ __forceinline__ void ks_hopper_pass(const ks_hopper_job &hopper,
+                                               const ks_attention_share &share,
+                                               ks_hopper_next<PLAN> &next)
+{
+    using at = ks_hopper_places<PLAN>;
+    ks_hopper_barriers *barriers = at::barriers();
+    int keys = share.keys;
+    do {
+        ks_barrier_wait(&barriers->full_k[next.stage], next.parity);
+        ks_barrier_wait(&barriers->full_v[next.stage], next.parity);
+        ks_hopper_cut<PLAN>(hopper, share, keys, at::values(next.stage));
+        if (threadIdx.x % 32 == 0) {
+            ks_barrier_arrive(&barriers->empty_k[next.stage]);
+            ks_barrier_arrive(&barriers->empty_v[next.stage]);
+        }
+        next.advance();
+        keys -= PLAN::KEYS;
+    } while (keys > 0);
+}
+
 /* Group `which`: 64 queries of every tile. */
 template <class T, class PLAN>
 __device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper, int which)
@@ -368,8 +424,8 @@ __device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper, i
     const bool first = threadIdx.x % 128 == 0, first_lane = threadIdx.x % 32 == 0;
     const float log_scale = hopper.job.scale * 1.44269504088896340736f;
     ks_hopper_group<PLAN> group;
-    int stage = 0, tiles = 0, leaving = -1; /* leaving: the tile whose results are being copied */
-    uint32_t parity = 0;
+    ks_hopper_next<PLAN> next = {0, 0};
+    int tiles = 0, leaving = -1; /* leaving: the tile whose results are being copied out */
 
     /* Gives back the stage of queries that results are leaving. */
     const auto let_go = [&]() {
@@ -380,24 +436,27 @@ __device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper, i
         leaving = -1;
     };
     for (int index = (int)blockIdx.x; index < hopper.tiles; index += (int)gridDim.x, tiles++) {
-        const ks_hopper_tile tile = ks_hopper_tile_of<PLAN>(hopper.job, index);
+        const ks_hopper_tile tile = ks_hopper_tile_of<PLAN>(hopper, index);
         const ks_attention_share &share = tile.share;
         unsigned char *q = at::queries(tiles) + which * PLAN::GROUP;
         int keys = share.keys; /* of this block and later ones */
-        bool refer = true;     /* in a tile's first block, and where weights grow too large */
+        if (which >= tile.groups) { /* in a block's last tile */
+            ks_hopper_pass<PLAN>(hopper, share, next);
+            continue;
+        }
         ks_hopper_open(group);
         ks_barrier_wait(&barriers->full_q[tiles % KS_HOPPER_TILES],
                         (uint32_t)(tiles / KS_HOPPER_TILES % 2));
         do {
             float score[1][KEYS / 8][4], sum[2];
             uint32_t weight[KEYS / 16][4];
-            ks_barrier_wait(&barriers->full_k[stage], parity);
-            while (true) {
+            ks_barrier_wait(&barriers->full_k[next.stage], next.parity);
+            for (bool refer = keys == share.keys;; refer = true) {
                 ks_wgmma_fence();
-                ks_hopper_scores<T, WIDTH, KEYS>(score[0], q, at::keys(stage));
+                ks_hopper_scores<T, WIDTH, KEYS>(score[0], q, at::keys(next.stage));
                 ks_wgmma_wait<0>();
                 ks_wgmma_settle(score[0]);
-                ks_hopper_mask<PLAN>(score, hopper.job, share, which, keys);
+                ks_hopper_mask<PLAN>(score, hopper.job, share, keys);
                 if (refer) {
                     let_go();
                     ks_hopper_refer(group, score[0], log_scale);
@@ -406,24 +465,19 @@ __device__ __forceinline__ void ks_hopper_consume(const ks_hopper_job &hopper, i
                 if (refer ||
                     !ks_group_any(KS_HOPPER_GROUP + which, !(fmaxf(sum[0], sum[1]) < most)))
                     break;
-                refer = true;
             }
-            refer = false;
             group.sum[0] += sum[0], group.sum[1] += sum[1];
             if (first_lane)
-                ks_barrier_arrive(&barriers->empty_k[stage]);
-            ks_barrier_wait(&barriers->full_v[stage], parity);
-            if (keys < KEYS && share.keys < hopper.job.kv_tokens)
-                ks_hopper_clear<WIDTH, KEYS, PLAN::USERS>(at::values(stage), keys,
-                                                          ks_thread_anew() - 128);
+                ks_barrier_arrive(&barriers->empty_k[next.stage]);
+            ks_barrier_wait(&barriers->full_v[next.stage], next.parity);
+            ks_hopper_cut<PLAN>(hopper, share, keys, at::values(next.stage));
             ks_wgmma_fence();
-            ks_hopper_values<T, WIDTH, KEYS>(group.out[0], weight, at::values(stage), true);
+            ks_hopper_values<T, WIDTH, KEYS>(group.out[0], weight, at::values(next.stage), true);
             ks_wgmma_wait<0>();
             ks_wgmma_settle(group.out[0]);
             if (first_lane)
-                ks_barrier_arrive(&barriers->empty_v[stage]);
-            if (++stage == PLAN::STAGES)
-                stage = 0, parity ^= 1;
+                ks_barrier_arrive(&barriers->empty_v[next.stage]);
+            next.advance();
             keys -= KEYS;
         } while (keys > 0);
         ks_hopper_close<T>(group, hopper, share, which, q);

@@ -50,7 +50,7 @@ __device__ __forceinline__ void ks_cluster_send(double2 *to, uint64_t *barrier, 
                  : "memory");
 }
 
-/* Launches kernel(job) in at most so many clusters of `ranks` blocks, which are all there at once; a
+/* Launches kernel(job) in at most so many clusters of `ranks` blocks, all of them there at once; a
  * cudaError_t. cudaErrorNotSupported where this chip has no room for one, or the kernel was not
  * built for clusters. A failure is returned and not left behind in cudaGetLastError. */
 template <class Job>

@@ -30,18 +30,6 @@ __device__ __forceinline__ void ks_cp_async16(void *to, const void *from, bool i
                  : "memory");
 }
 
-/* BYTES, 8 or 16, the same way, but 8 through the first cache. */
-template <int BYTES> __device__ __forceinline__ void ks_cp_async(void *to, const void *from)
-{
-    static_assert(BYTES == 8 || BYTES == 16, "what one copy can be");
-    if constexpr (BYTES == 16)
-        ks_cp_async16(to, from, true);
-    else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(ks_shared_address(to)),
-                     "l"(from)
-                     : "memory");
-}
-
 __device__ __forceinline__ void ks_cp_async_commit()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");

@@ -17,15 +17,18 @@
  * double, where they stay until the mean and variance. Layer norm keeps a token in the registers of
  * one warp.
  *
- * The floor on an H100 (3.35 TB/s by the vendor's sheet; one read and one write, fp16, 16 rows),
- * and what was reached before there were clusters (bench_unet_gpu --shapes, 2026-11-25):
+ * The floor on an H100 (3.35 TB/s by the vendor's sheet; one read and one write, moments one read;
+ * fp16, 16 rows), and what was reached (bench_norm_gpu, layer norm by bench_unet_gpu --shapes;
+ * 2026-11-25):
  *
- *                                        floor       measured    share
- *   group norm + SiLU 128 x 128 x 320    0.100 ms    0.217 ms    46 %
- *   group norm + SiLU 64 x 64 x 640      0.050 ms    0.136 ms    37 %
- *   group norm + SiLU 32 x 32 x 1280     0.025 ms    0.067 ms    38 %
- *   layer norm 4096 x 640                0.050 ms    0.064 ms    79 %
- *   layer norm 1024 x 1280               0.025 ms    0.035 ms    72 %
+ *                                                   floor       measured    share
+ *   group norm + SiLU 128 x 128 x 320, two passes   0.100 ms    0.200 ms    50 %
+ *   group norm + SiLU 64 x 64 x 640, clusters       0.050 ms    0.076 ms    66 %
+ *   group norm + SiLU 32 x 32 x 1280, clusters      0.025 ms    0.042 ms    60 %
+ *   layer norm 4096 x 640                           0.050 ms    0.064 ms    79 %
+ *   layer norm 1024 x 1280                          0.025 ms    0.035 ms    72 %
+ *   moments 4096 x 640                              0.025 ms    0.031 ms    81 %
+ *   moments 1024 x 1280                             0.013 ms    0.017 ms    74 %
  */
 #include "norm.h"
 
@@ -304,15 +307,12 @@ __global__ void __launch_bounds__(RESIDENT_THREADS, 2)
 /* Layer norm's kernels for tokens of up to so many units a lane. */
 struct layer_kernels {
     int units;
-    ks_norm_kernel run, moments[3]; /* 1, 2 and 4 tokens a warp */
+    ks_norm_kernel run, moments;
 };
 
 template <class T, int UNITS> constexpr layer_kernels layer_of()
 {
-    return {UNITS,
-            ks_layer_resident<T, UNITS>,
-            {ks_layer_moments<T, UNITS, 1>, ks_layer_moments<T, UNITS, 2>,
-             ks_layer_moments<T, UNITS, 4>}};
+    return {UNITS, ks_layer_resident<T, UNITS>, ks_layer_moments<T, UNITS>};
 }
 
 /* The kernels of one type, the layers' by rising units. */
@@ -472,10 +472,10 @@ const layer_kernels *layer_for(const norm_kernels *kernels, int channels)
     return nullptr;
 }
 
-/* A warp for every `each` tokens. */
-int layer_launch(void *stream, const ks_norm_job &job, ks_norm_kernel kernel, int each)
+/* A warp for every token. */
+int layer_launch(void *stream, const ks_norm_job &job, ks_norm_kernel kernel)
 {
-    const int64_t tokens = (int64_t)job.n * job.pixels, some = KS_LAYER_THREADS / 32 * each;
+    const int64_t tokens = (int64_t)job.n * job.pixels, some = KS_LAYER_THREADS / 32;
     const int64_t blocks = (tokens + some - 1) / some;
     if (tokens == 0)
         return (int)cudaSuccess;
@@ -505,27 +505,6 @@ int ks_cuda_group_norm_by(ks_cuda_norm_way way, void *stream, ks_dtype type, ks_
     return ways[way](stream, job, type, both_on_vectors(y, x, type));
 }
 
-const char *ks_cuda_group_norm_kernel(int kernel)
-{
-    return kernel >= 0 && kernel < KS_NORM_KERNELS ? ks_norm_cluster_kernels[kernel].name : nullptr;
-}
-
-int ks_cuda_group_norm_split(int kernel, int segment, int ranks, void *stream, ks_dtype type,
-                             ks_act y, ks_act x, const float *gamma, const float *beta, int groups,
-                             float eps, bool silu)
-{
-    ks_norm_job job;
-    if (!group_job_of(&job, type, y, x, gamma, beta, groups, eps, silu) || kernel < 0 ||
-        kernel >= KS_NORM_KERNELS || ranks < 1 || ranks > KS_CLUSTER_MOST)
-        return (int)cudaErrorInvalidValue;
-    if (x.n == 0 || job.pixels == 0)
-        return (int)cudaSuccess;
-    if (!suits_clusters(job, type, both_on_vectors(y, x, type)) ||
-        !ks_norm_split(&job, ks_norm_cluster_kernels[kernel], segment, ranks))
-        return (int)cudaErrorNotSupported;
-    return ks_norm_cluster_launch(stream, job, ks_norm_cluster_kernels[kernel], type);
-}
-
 int ks_cuda_group_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
                        const float *beta, int groups, float eps, bool silu, void *workspace,
                        size_t workspace_bytes)
@@ -537,15 +516,13 @@ int ks_cuda_group_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const fl
     return failed;
 }
 
-int ks_cuda_group_norm_cluster(const char **kernel, ks_dtype type, ks_act x, int groups)
+int ks_cuda_group_norm_cluster(ks_dtype type, ks_act x, int groups)
 {
     ks_norm_job job;
     if (!group_job_of(&job, type, x, x, nullptr, nullptr, groups, 0.0f, false) ||
         !suits_clusters(job, type, both_on_vectors(x, x, type)))
         return 0;
-    const ks_norm_cluster_kernel *planned = ks_norm_cluster_plan(&job);
-    *kernel = planned ? planned->name : "";
-    return planned ? job.ranks : 0;
+    return ks_norm_cluster_plan(&job) ? job.ranks : 0;
 }
 
 int ks_cuda_layer_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
@@ -559,26 +536,17 @@ int ks_cuda_layer_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const fl
                          reinterpret_cast<uintptr_t>(gamma) % 16 == 0 &&
                          reinterpret_cast<uintptr_t>(beta) % 16 == 0;
     const layer_kernels *layer = vectors ? layer_for(kernels, x.c) : nullptr;
-    return layer_launch(stream, job, layer ? layer->run : kernels->layer_any, 1);
-}
-
-int ks_cuda_layer_moments_by(int tokens, void *stream, ks_dtype type, float *moments, ks_act x,
-                             float eps)
-{
-    const norm_kernels *kernels = kernels_for(type);
-    const int choice = tokens / 2;
-    ks_norm_job job;
-    if (!kernels || !job_of(&job, x, x, nullptr, nullptr, eps) || tokens < 1 || tokens > 4 ||
-        tokens == 3)
-        return (int)cudaErrorInvalidValue;
-    job.moments = reinterpret_cast<float2 *>(moments);
-    const layer_kernels *layer =
-        on_vectors(x, kernels->size) ? layer_for(kernels, x.c) : nullptr;
-    return layer ? layer_launch(stream, job, layer->moments[choice], tokens)
-                 : layer_launch(stream, job, kernels->layer_any, 1);
+    return layer_launch(stream, job, layer ? layer->run : kernels->layer_any);
 }
 
 int ks_cuda_layer_moments(void *stream, ks_dtype type, float *moments, ks_act x, float eps)
 {
-    return ks_cuda_layer_moments_by(1, stream, type, moments, x, eps);
+    const norm_kernels *kernels = kernels_for(type);
+    ks_norm_job job;
+    if (!kernels || !job_of(&job, x, x, nullptr, nullptr, eps))
+        return (int)cudaErrorInvalidValue;
+    job.moments = reinterpret_cast<float2 *>(moments);
+    const layer_kernels *layer =
+        on_vectors(x, kernels->size) ? layer_for(kernels, x.c) : nullptr;
+    return layer_launch(stream, job, layer ? layer->moments : kernels->layer_any);
 }

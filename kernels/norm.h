@@ -33,14 +33,8 @@ int ks_cuda_group_norm_by(ks_cuda_norm_way way, void *stream, ks_dtype type, ks_
                           const float *gamma, const float *beta, int groups, float eps, bool silu,
                           void *workspace, size_t workspace_bytes);
 
-/* Blocks of the clusters that x takes where the chip has clusters, and their kernel; 0: none. */
-int ks_cuda_group_norm_cluster(const char **kernel, ks_dtype type, ks_act x, int groups);
-/* For measurements: the clusters' kernels (NULL: there are no more), and one of them with slices of
- * at least so many bytes in clusters of so many blocks. cudaErrorNotSupported: that does not fit. */
-const char *ks_cuda_group_norm_kernel(int kernel);
-int ks_cuda_group_norm_split(int kernel, int segment, int ranks, void *stream, ks_dtype type,
-                             ks_act y, ks_act x, const float *gamma, const float *beta, int groups,
-                             float eps, bool silu);
+/* Blocks of the clusters that x takes where the chip has clusters; 0: none. */
+int ks_cuda_group_norm_cluster(ks_dtype type, ks_act x, int groups);
 
 /* Group norm's formula over each token's channels, without SiLU. y may be x. */
 int ks_cuda_layer_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const float *gamma,
@@ -48,10 +42,6 @@ int ks_cuda_layer_norm(void *stream, ks_dtype type, ks_act y, ks_act x, const fl
 
 /* moments: device [tokens][2], each token's mean and 1 / sqrt(variance + eps). */
 int ks_cuda_layer_moments(void *stream, ks_dtype type, float *moments, ks_act x, float eps);
-
-/* The same by warps of so many tokens, 1, 2 or 4, for measurements. */
-int ks_cuda_layer_moments_by(int tokens, void *stream, ks_dtype type, float *moments, ks_act x,
-                             float eps);
 
 #ifdef __cplusplus
 }

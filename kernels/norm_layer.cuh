@@ -61,68 +61,46 @@ __global__ void __launch_bounds__(KS_LAYER_THREADS, UNITS * (16 / (int)sizeof(T)
         }
 }
 
-/* The sums of a warp's threads, of several numbers at once: one waits while the next is on its way.
- */
-template <int COUNT> __device__ __forceinline__ void ks_warp_sums(float (&x)[COUNT])
-{
-#pragma unroll
-    for (int apart = 16; apart; apart /= 2)
-#pragma unroll
-        for (int t = 0; t < COUNT; t++)
-            x[t] += __shfl_xor_sync(0xffffffffu, x[t], apart);
-}
-
-/* Moments alone: a warp has TOKENS tokens in its registers, as they came, all on their way at once.
- * The last tokens come first: they were written last and may still be in L2, and so will be the
- * first ones, which the product that asks for this reads next. */
-template <class T, int UNITS, int TOKENS>
+/* Moments alone: tokens stay as they came, so that more of them are on their way. The last tokens
+ * come first: they were written last and may still be in L2, and so will be the first ones, which
+ * the product that asks for this reads next. */
+template <class T, int UNITS>
 __global__ void __launch_bounds__(KS_LAYER_THREADS)
     ks_layer_moments(const __grid_constant__ ks_norm_job job)
 {
     constexpr int COUNT = 16 / (int)sizeof(T);
-    const int64_t tokens = (int64_t)job.n * job.pixels;
     const int64_t block = gridDim.x - 1 - blockIdx.x;
-    const int64_t first = (block * (KS_LAYER_THREADS / 32) + (int64_t)(threadIdx.x / 32)) * TOKENS;
+    const int64_t token = block * (KS_LAYER_THREADS / 32) + (int64_t)(threadIdx.x / 32);
     const int lane = (int)threadIdx.x % 32, units = job.channels / COUNT;
-    typename ks_unit<T, COUNT>::raw unit[TOKENS][UNITS];
-    float sum[TOKENS] = {}, square[TOKENS] = {};
+    if (token >= (int64_t)job.n * job.pixels)
+        return;
+    typename ks_unit<T, COUNT>::raw unit[UNITS];
+    float x[COUNT], sum = 0.0f, square = 0.0f;
 #pragma unroll
-    for (int t = 0; t < TOKENS; t++)
+    for (int i = 0; i < UNITS; i++)
+        if (lane + 32 * i < units)
+            unit[i] = *ks_norm_unit<T, COUNT>(job.x, job.x_stride, token, lane + 32 * i);
 #pragma unroll
-        for (int i = 0; i < UNITS; i++)
-            if (lane + 32 * i < units && first + t < tokens)
-                unit[t][i] = *ks_norm_unit<T, COUNT>(job.x, job.x_stride, first + t, lane + 32 * i);
+    for (int i = 0; i < UNITS; i++)
+        if (lane + 32 * i < units) {
+            ks_unit<T, COUNT>::open(x, unit[i]);
 #pragma unroll
-    for (int t = 0; t < TOKENS; t++)
+            for (int e = 0; e < COUNT; e++)
+                sum += x[e];
+        }
+    const float mean = ks_warp_sum(sum) / (float)job.channels;
 #pragma unroll
-        for (int i = 0; i < UNITS; i++)
-            if (lane + 32 * i < units && first + t < tokens) {
-                float x[COUNT];
-                ks_unit<T, COUNT>::open(x, unit[t][i]);
+    for (int i = 0; i < UNITS; i++)
+        if (lane + 32 * i < units) {
+            ks_unit<T, COUNT>::open(x, unit[i]);
 #pragma unroll
-                for (int e = 0; e < COUNT; e++)
-                    sum[t] += x[e];
-            }
-    ks_warp_sums(sum);
-#pragma unroll
-    for (int t = 0; t < TOKENS; t++) {
-        sum[t] /= (float)job.channels;
-#pragma unroll
-        for (int i = 0; i < UNITS; i++)
-            if (lane + 32 * i < units && first + t < tokens) {
-                float x[COUNT];
-                ks_unit<T, COUNT>::open(x, unit[t][i]);
-#pragma unroll
-                for (int e = 0; e < COUNT; e++)
-                    square[t] = fmaf(x[e] - sum[t], x[e] - sum[t], square[t]);
-            }
-    }
-    ks_warp_sums(square);
-#pragma unroll
-    for (int t = 0; t < TOKENS; t++)
-        if (lane == t && first + t < tokens)
-            job.moments[first + t] = make_float2(
-                sum[t], 1.0f / sqrtf(square[t] / (float)job.channels + job.eps));
+            for (int e = 0; e < COUNT; e++)
+                square = fmaf(x[e] - mean, x[e] - mean, square);
+        }
+    square = ks_warp_sum(square);
+    if (lane == 0)
+        job.moments[token] =
+            make_float2(mean, 1.0f / sqrtf(square / (float)job.channels + job.eps));
 }
 
 /* Any width and alignment: a warp reads its token three times. */

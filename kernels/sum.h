@@ -17,13 +17,14 @@ int ks_cuda_sum(void *stream, ks_dtype type, void *y, const void *part, int part
 
 /* Two devices that write into each other's memory. own, other: ks_cuda_exchange_bytes() each, zeroed before the first sum;
  * turns: KS_CUDA_TURN_BYTES of this device alone, zeroed; given_up: on the host and seen by the device, not 0 ends what still
- * waits. blocks: the same at both, at most KS_CUDA_EXCHANGE_BLOCKS_EACH for every multiprocessor that either has. */
+ * waits. blocks: the same at both, KS_CUDA_EXCHANGE_EACH for every multiprocessor that either has, or at most
+ * KS_CUDA_EXCHANGE_MOST_EACH. */
 typedef struct ks_cuda_exchange {
     void *own, *other, *turns;
     const int *given_up;
     int blocks;
 } ks_cuda_exchange;
-enum { KS_CUDA_EXCHANGE_BLOCKS = 320, KS_CUDA_EXCHANGE_BLOCKS_EACH = 2 };
+enum { KS_CUDA_EXCHANGE_BLOCKS = 512, KS_CUDA_EXCHANGE_EACH = 2, KS_CUDA_EXCHANGE_MOST_EACH = 3 };
 enum { KS_CUDA_TURN_BYTES = 16, KS_CUDA_EXCHANGE_MOST = 32 << 20 /* bytes of a sum */ };
 size_t ks_cuda_exchange_bytes(void);
 

@@ -16,7 +16,7 @@ template <> __device__ __forceinline__ float2 ks_unpack<__nv_bfloat16>(uint32_t 
     return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162 *>(&pair));
 }
 
-/* COUNT elements: a whole unit (16 / sizeof(T)), half a one of two-byte elements, or one. */
+/* COUNT elements: a whole unit (16 / sizeof(T)) or one. */
 template <class T, int COUNT> struct ks_unit {
     typedef uint4 raw;
 
@@ -35,22 +35,6 @@ template <class T, int COUNT> struct ks_unit {
     {
         return make_uint4(ks_pack<T>(x[0], x[1]), ks_pack<T>(x[2], x[3]), ks_pack<T>(x[4], x[5]),
                           ks_pack<T>(x[6], x[7]));
-    }
-};
-
-/* Half a unit of halves. */
-template <class T> struct ks_unit<T, 4> {
-    typedef uint2 raw;
-
-    static __device__ __forceinline__ void open(float (&x)[4], const raw &unit)
-    {
-        const float2 low = ks_unpack<T>(unit.x), high = ks_unpack<T>(unit.y);
-        x[0] = low.x, x[1] = low.y, x[2] = high.x, x[3] = high.y;
-    }
-
-    static __device__ __forceinline__ raw close(const float (&x)[4])
-    {
-        return make_uint2(ks_pack<T>(x[0], x[1]), ks_pack<T>(x[2], x[3]));
     }
 };
 

@@ -596,25 +596,25 @@ static int render(run *r, ks_error *err)
     return keep_rows(r, rc, err);
 }
 
-/* What this rank does until the sweep is rendered, or it cannot go on. */
-static int work(run *r, ks_error *err)
-{
-    if (follows(r))
-        return ks_replica_follow(r->replica, r->worker, err);
-    int rc = render(r, err);
-    if (r->replica)
-        ks_replica_end(r->replica, rc < 0 ? err->text : NULL);
-    return rc;
-}
-
 /* A rank whose device has failed, or whose replica is no more, renders no more; the others of the replica tell nothing new. */
-static int lost_or(run *r, int rc, const ks_error *err)
+static int lost_or(const run *r, int rc, const ks_error *err)
 {
     if (rc >= 0 || !(r->ops->fault || (r->replica && ks_replica_lost(r->replica))) || ks_comm_broken(r->comm))
         return rc;
     if (ks_comm_size(r->comm) > ks_replica_size(r->setup.job) && !follows(r))
         ks_log_warn("%s: this rank renders no more, the others take over its points", err->text);
     return KS_WORKER_LOST;
+}
+
+/* What this rank does until the sweep is rendered, or it cannot go on: 0 done, 1 stopped, -1 failed, or KS_WORKER_LOST. */
+static int work(run *r, ks_error *err)
+{
+    if (follows(r))
+        return lost_or(r, ks_replica_follow(r->replica, r->worker, err), err);
+    int rc = lost_or(r, render(r, err), err);
+    if (r->replica)
+        ks_replica_end(r->replica, rc < 0 || rc == KS_WORKER_LOST ? err->text : NULL);
+    return rc;
 }
 
 /* As many points as fill the rows once. What is lent ahead of them while work is plentiful is the coordinator's to say: one
@@ -677,7 +677,7 @@ static int render_all(run *r, ks_error *err)
     r->begun = true;
     ks_progress_start(&r->line, r->options->quiet, r->options->log_seconds);
     double began = ks_seconds();
-    int own = lost_or(r, work(r, err), err);
+    int own = work(r, err);
     double sums[KS_WORKER_SUMS];
     ks_error ending = KS_ERROR_NONE;
     own_sums(r, sums);

@@ -67,7 +67,7 @@ int ks_brownian_tree_init(ks_brownian_tree *tree, uint64_t seed, double t0, doub
     if (!(t0 >= 0 && t0 <= t1 && t1 <= LARGEST_TIME))
         return ks_error_set(err, "Brownian noise cannot span sigma %g to %g: 0 <= from <= to <= %g is needed", t0, t1,
                             LARGEST_TIME);
-    *tree = (ks_brownian_tree){.seed = seed, .span = t1 - t0, .low = round6(t0), .high = round6(t1)};
+    *tree = (ks_brownian_tree){.seed = ks_seed_root_of(seed), .span = t1 - t0, .low = round6(t0), .high = round6(t1)};
     return 0;
 }
 
@@ -155,7 +155,7 @@ static void find_path(const ks_brownian_tree *tree, double time, path *p)
 static uint32_t seed_of(const ks_brownian_tree *tree, int k, uint64_t key)
 {
     uint64_t spawn_key[2] = {key, (uint64_t)k - 1};
-    return ks_seed_sequence_word(tree->seed, spawn_key, k == 0 ? 0 : 2);
+    return ks_seed_word(tree->seed, spawn_key, k == 0 ? 0 : 2);
 }
 
 static void fill_point(ks_brownian *b, point *p, double time)

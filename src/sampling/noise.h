@@ -46,14 +46,19 @@ void ks_noise_prepare(uint64_t seed, int batch, int64_t per_item, const int64_t 
                       float *out);
 
 /* Word 0 of numpy's SeedSequence(entropy, spawn_key, pool_size = 24).generate_state(n), which is
- * the same for every n. spawn_key: spawn_count values (0, 1 or 2), NULL for none. */
-uint32_t ks_seed_sequence_word(uint64_t entropy, const uint64_t *spawn_key, int spawn_count);
+ * the same for every n: first what the entropy alone makes, then one for each spawn key. spawn_key: spawn_count values (0, 1
+ * or 2), NULL for none. */
+typedef struct ks_seed_root {
+    uint32_t word, constant;
+} ks_seed_root;
+ks_seed_root ks_seed_root_of(uint64_t entropy);
+uint32_t ks_seed_word(ks_seed_root root, const uint64_t *spawn_key, int spawn_count);
 
 /* Brownian motion over [t0, t1] by bisection (torchsde's BrownianTree as k-diffusion uses it). Li
  * et al. 2020, "Scalable gradients for stochastic differential equations", arXiv 2001.01328,
  * section 4. Plain data. */
 typedef struct ks_brownian_tree {
-    uint64_t seed;
+    ks_seed_root seed;
     double span;      /* t1 - t0 before rounding */
     double low, high; /* rounded ends */
 } ks_brownian_tree;

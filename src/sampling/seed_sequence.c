@@ -5,8 +5,11 @@
 /* Hash of a seed into a pool of words: M. E. O'Neill, "Developing a seed_seq alternative" (2015),
  * as numpy's SeedSequence defines it (numpy reference, "Bit generators", SeedSequence). */
 
-enum { POOL = 24, MAX_WORDS = POOL + 4 };
+enum { POOL = 24, MAX_WORDS = 4 };
 
+#define IN_MULTIPLIER 0x931e8875u
+
+/* Hashes words; its constant goes on from word to word. */
 typedef struct hash_state {
     uint32_t constant;
     uint32_t multiplier;
@@ -36,32 +39,36 @@ static int append_words(uint32_t *words, int count, uint64_t value)
     return count;
 }
 
-/* Entropy padded with zeros to the pool's size where a spawn key follows, then the key. */
-static int assemble(uint32_t words[MAX_WORDS], uint64_t entropy, const uint64_t *spawn_key,
-                    int spawn_count)
+/* The pool of the entropy alone: numpy pads it with zeros to the pool's size before a spawn key, and without one fills the pool
+ * with as many. */
+ks_seed_root ks_seed_root_of(uint64_t entropy)
 {
-    int count = append_words(words, 0, entropy);
-    if (spawn_count > 0)
-        while (count < POOL)
-            words[count++] = 0;
-    for (int i = 0; i < spawn_count; i++)
-        count = append_words(words, count, spawn_key[i]);
-    return count;
-}
-
-uint32_t ks_seed_sequence_word(uint64_t entropy, const uint64_t *spawn_key, int spawn_count)
-{
-    uint32_t words[MAX_WORDS], pool[POOL];
-    int count = assemble(words, entropy, spawn_key, spawn_count);
-    hash_state in = {0x43b0d7e5u, 0x931e8875u}, out = {0x8b51f9ddu, 0x58f38dedu};
+    uint32_t words[2] = {0}, pool[POOL];
+    hash_state in = {0x43b0d7e5u, IN_MULTIPLIER};
+    append_words(words, 0, entropy);
     for (int i = 0; i < POOL; i++)
-        pool[i] = hash(&in, i < count ? words[i] : 0);
+        pool[i] = hash(&in, i < 2 ? words[i] : 0);
     for (int from = 0; from < POOL; from++)
         for (int to = 0; to < POOL; to++)
             if (from != to)
                 pool[to] = mix(pool[to], hash(&in, pool[from]));
-    for (int from = POOL; from < count; from++)
-        for (int to = 0; to < POOL; to++)
-            pool[to] = mix(pool[to], hash(&in, words[from]));
-    return hash(&out, pool[0]);
+    return (ks_seed_root){pool[0], in.constant};
+}
+
+/* Of the pool only word 0 is asked for, and a further word is mixed into each of the pool's by itself: for the others the
+ * constant alone goes on. */
+uint32_t ks_seed_word(ks_seed_root root, const uint64_t *spawn_key, int spawn_count)
+{
+    uint32_t words[MAX_WORDS], skip = 1;
+    hash_state in = {root.constant, IN_MULTIPLIER}, out = {0x8b51f9ddu, 0x58f38dedu};
+    int count = 0;
+    for (int i = 0; i < spawn_count; i++)
+        count = append_words(words, count, spawn_key[i]);
+    for (int i = 1; i < POOL; i++)
+        skip *= IN_MULTIPLIER;
+    for (int i = 0; i < count; i++) {
+        root.word = mix(root.word, hash(&in, words[i]));
+        in.constant *= skip;
+    }
+    return hash(&out, root.word);
 }

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Kills runs at random instants and starts them again with the same command, until so many kills are done.
 
-usage: kills.py [--kills 100] [--seed 1] [--ranks 3] [--samples 1500]
+usage: kills.py [--kills 100] [--seed 1] [--ranks 3] [--samples 1500] [--tensor 1]
+
+tensor: ranks that have one model together; that of all ranks is a multiple.
 
 A kill is SIGKILL for one worker, rank 0, mpirun, or all of them at once. After each one, and after each end:
   - nothing is left running after a bounded time;
@@ -147,7 +149,7 @@ class Driver:
         per_seed = 6
         self.samples = options.samples // per_seed * per_seed
         self.job = self.case.tiny_job(seed={"count": self.samples // per_seed}, steps=4, cfg=[1.0, 2.0, 4.0],
-                                      sampler_name=["euler_ancestral", "dpmpp_2m"])
+                                      sampler_name=["euler_ancestral", "dpmpp_2m"], parallel={"tensor": options.tensor})
         self.expected = self.undisturbed()
 
     def undisturbed(self):
@@ -198,18 +200,22 @@ class Driver:
         while sum(self.victims.values()) < self.options.kills:
             self.one_sweep()
 
+    def layout(self):
+        tensor = self.options.tensor
+        return f", a model on each {tensor}," if tensor > 1 else ""
+
     def report(self, seconds):
         def counts(counter):
             return ", ".join(f"{name} {count}" for name, count in sorted(counter.items()))
         return (f"{sum(self.victims.values())} kills ({counts(self.victims)}; during: {counts(self.phases)}) over {self.sweeps} "
-                f"sweeps of {self.samples} samples on {self.options.ranks} ranks in {seconds:.0f} s: every file equals the "
+                f"sweeps of {self.samples} samples on {self.options.ranks} ranks{self.layout()} in {seconds:.0f} s: every file equals the "
                 f"undisturbed run's, nothing done was lost or rendered twice; all was gone {self.slowest:.1f} s after a kill "
                 f"at the latest")
 
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    for name, value in ("kills", 100), ("seed", 1), ("ranks", 3), ("samples", 1500):
+    for name, value in ("kills", 100), ("seed", 1), ("ranks", 3), ("samples", 1500), ("tensor", 1):
         parser.add_argument("--" + name, type=int, default=value)
     driver = Driver(parser.parse_args())
     begin = time.monotonic()

@@ -1,5 +1,6 @@
 """Several ranks that have one model together (the job's "parallel"), under mpirun: the latents of every layout, and ranks of a replica
 that are lost. KSWEEP_ULFM=1: the losses under Open MPI 5 with --with-ft ulfm, as in test_losses.py."""
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../e2e"))
-from support import KSWEEP, MPI, Case, ksweep, mpirun, write_safetensors  # noqa: E402
+from faults import environment  # noqa: E402
+from support import KSWEEP, MPI, Case, kill_all, ksweep, mpirun, write_safetensors  # noqa: E402
 from test_losses import ULFM, LossCase  # noqa: E402
 
 
@@ -249,6 +251,24 @@ class Faults(Case):
                 self.assertIn(said + " in a launch: this rank renders no more", done.stderr)
                 self.same()
                 os.remove(self.path("out.h5"))
+
+    def test_a_disk_that_is_full_is_no_lost_device(self):
+        """It ends the run at once, however many replicas there are."""
+        out, broken = self.path("full.h5"), self.path("broken")
+        job = self.tiny_job("long.json", seed={"count": 120}, steps=20, parallel={"tensor": 2, "batch_rows": 4})
+        env = environment(KSWEEP_FAULT_PATH=out, KSWEEP_FAULT_ERRNO=errno.ENOSPC, KSWEEP_FAULT_WHEN=broken)
+        process = subprocess.Popen([*mpirun(4), KSWEEP, "run", job, "-q", "-t", "1", "-o", out], text=True, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, env=env)
+        self.addCleanup(kill_all, process)
+        self.wait_for_samples(process, out, 1)
+        open(broken, "w").close()
+        output, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 2, output + errors)
+        said = [line for line in errors.splitlines() if line.startswith("ksweep: ")]
+        self.assertEqual(len(said), 1, errors)
+        self.assertIn("No space left on device", said[0])
+        self.assertNotIn("renders no more", errors)
+        self.assertEqual(ksweep("run", job, "-q", "-o", out, launcher=mpirun(4)).returncode, 0)
 
     def test_the_only_replica(self):
         done = self.fault(1, 1, 2)

@@ -68,7 +68,7 @@ static bool take_offer(ks_cuda_peer *p, const offer *both, int rank)
     if (!both[0].made || !both[1].made || strcmp(both[0].node, both[1].node) != 0)
         return false;
     const int least = both[0].multiprocessors < both[1].multiprocessors ? both[0].multiprocessors : both[1].multiprocessors;
-    p->x.blocks = KS_CUDA_EXCHANGE_BLOCKS_EACH * least;
+    p->x.blocks = KS_CUDA_EXCHANGE_EACH * least;
     if (p->x.blocks > KS_CUDA_EXCHANGE_BLOCKS)
         p->x.blocks = KS_CUDA_EXCHANGE_BLOCKS;
     if (works(cudaIpcOpenMemHandle(&p->x.other, other->memory, cudaIpcMemLazyEnablePeerAccess)))

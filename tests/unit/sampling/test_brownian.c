@@ -103,7 +103,7 @@ static void seed_words_match_numpy(void **state)
                 key[0] = golden_integer(file, path, "spawn_key");
                 key[1] = golden_integer(file, path, "depth");
             }
-            uint32_t word = ks_seed_sequence_word(golden_integer(file, path, "entropy"), key, keys);
+            uint32_t word = ks_seed_word(ks_seed_root_of(golden_integer(file, path, "entropy")), key, keys);
             if (word != (uint64_t)words[0])
                 fail_msg("%s: word %u, expected %lld", path, word, (long long)words[0]);
             checked++;
@@ -137,7 +137,7 @@ static void seed_words_of_wide_keys_match_numpy(void **state)
         {UINT64_C(42), {UINT64_C(9223372036854775809), 63}, 2, 1313854792u},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        assert_true(ks_seed_sequence_word(known[i].entropy, known[i].key, known[i].keys) ==
+        assert_true(ks_seed_word(ks_seed_root_of(known[i].entropy), known[i].key, known[i].keys) ==
                     known[i].word);
 }
 
@@ -211,7 +211,7 @@ static void whole_span_is_the_root_alone(void **state)
     (void)state;
     ks_generator g;
     float root[N], got[N];
-    ks_generator_seed(&g, h200, ks_seed_sequence_word(42, NULL, 0));
+    ks_generator_seed(&g, h200, ks_seed_word(ks_seed_root_of(42), NULL, 0));
     ks_generator_normal(&g, root, N);
     query(h200, 42, 0.02916716784238815, 14.614641189575195, got);
     for (int i = 0; i < N; i++)
