@@ -293,13 +293,17 @@ static double time_sums(summing *s)
     return 1e3 * (double)median_of(ms, REPEATS) / SUMS;
 }
 
+/* blocks: of a sum through memory, or 0. */
 static void time_way(summing *s, const ks_group *g, const char *name, int blocks)
 {
+    char many[32] = "";
     const ks_act t = s->y;
     const double bytes = 2.0 * t.n * t.h * t.w * t.c, us = time_sums(s);
+    if (blocks > 0)
+        snprintf(many, sizeof many, "%d blocks", blocks);
     if (g->rank == 0)
-        printf("# sum of [%d, %d, %d, %d], %5.1f MB, by %s, %3d blocks %7.1f us %6.0f GB/s\n", t.n, t.h, t.w, t.c, 1e-6 * bytes, name,
-               blocks, us, 1e-3 * bytes / us);
+        printf("# sum of [%d, %d, %d, %d], %5.1f MB, by %-6s %-10s %7.1f us %6.0f GB/s\n", t.n, t.h, t.w, t.c, 1e-6 * bytes, name, many,
+               us, 1e-3 * bytes / us);
 }
 
 /* Through memory by any number of blocks for each multiprocessor. */
