@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "backend/pace.h"
 #include "base/file.h"
 #include "cluster/comm_group.h"
 #include "cluster/slots.h"
@@ -49,8 +50,7 @@ struct ks_replica {
     ks_lincomb_op *copy; /* the leader's copies between the engine's latents and these: */
     float *x, *out;      /* device: of all rows; a leader whose rows are all its own writes to the engine's latents at once */
     size_t x_room, out_room;
-    uint64_t fence; /* behind a follower's last call */
-    bool called;
+    ks_pace pace; /* of a follower's calls */
     double said; /* when the leader last said something */
 };
 
@@ -402,18 +402,6 @@ static int describe_rows(ks_replica *r, const call *c, ks_error *err)
     return 0;
 }
 
-/* Its host is never more than one call ahead of the device. */
-static int await_last_call(ks_replica *r, ks_error *err)
-{
-    if (!r->ops->fence)
-        return 0;
-    uint64_t last = r->fence;
-    r->fence = r->ops->fence(r->ops);
-    int rc = r->called ? r->ops->wait(r->ops, last, err) : 0;
-    r->called = true;
-    return rc;
-}
-
 static int serve_call(ks_replica *r, const ks_message *m, ks_error *err)
 {
     int n = (int)m->flags;
@@ -427,7 +415,7 @@ static int serve_call(ks_replica *r, const ks_message *m, ks_error *err)
     if (r->group->broadcast(r->group, r->order, r->order_bytes, 0, err) || take_conds(r, (size_t)n * sizeof(row_order), err) ||
         reserve(r, &c, err) || describe_rows(r, &c, err) || compute(r, &c, err))
         return -1;
-    return await_last_call(r, err);
+    return ks_pace_call(&r->pace, r->ops, err);
 }
 
 /* Takes one message of the leader: 1, or 0 when there is none, or -1. */

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "backend/pace.h"
 #include "base/file.h"
 #include "sampling/lane.h"
 #include "sampling/rows.h"
@@ -23,7 +24,7 @@ struct ks_engine {
     ks_lane *unused;
     ks_lane *leaving, **leaving_end; /* ended lanes whose results are under way to the host, oldest first */
     uint64_t leaving_fence;          /* they are there by then */
-    uint64_t call_fence;             /* behind the last network call */
+    ks_pace pace;                    /* of network calls */
     ks_net_row *net;             /* [rows] of the call being made */
     int channels, height, width; /* of every latent in flight */
     bool dry;                    /* next() has once given nothing */
@@ -304,16 +305,6 @@ static int finish_ended(ks_engine *e, const ks_engine_calls *calls, ks_error *er
 
 /* --- the loop --- */
 
-/* Waits for the call before the one just queued: the device has work, and the host is never further ahead than that. */
-static int await_last_call(ks_engine *e, ks_error *err)
-{
-    if (!e->ops->fence)
-        return 0;
-    uint64_t last = e->call_fence;
-    e->call_fence = e->ops->fence(e->ops);
-    return e->stats.calls > 0 ? e->ops->wait(e->ops, last, err) : 0;
-}
-
 static int call_network(ks_engine *e, const ks_engine_calls *calls, ks_error *err)
 {
     if (ks_vectors_flush(&e->vectors, e->ops, err))
@@ -323,7 +314,7 @@ static int call_network(ks_engine *e, const ks_engine_calls *calls, ks_error *er
     int status = calls->network(calls->self, e->net, n, err);
     e->stats.network_seconds += ks_seconds() - begin;
     if (status == 0)
-        status = await_last_call(e, err);
+        status = ks_pace_call(&e->pace, e->ops, err);
     e->stats.calls++;
     e->stats.rows += n;
     e->stats.slots += e->rows;
