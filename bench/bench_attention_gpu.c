@@ -5,7 +5,7 @@
  * is not that of the chosen one.
  *
  * Self-attention reads thirds of one tensor, as the networks do; cross-attention 77 keys of two
- * conditionings in turn. A time is the median of RUNS replays of a graph of CALLS calls, each on
+ * conditionings in turn. A time is the median of replays of a graph of calls, each on
  * other memory than the last, so that nothing is in the cache but what a call itself put there.
  * TB/s counts q and y once, and k and v once a row. */
 #include <cuda_runtime_api.h>
@@ -19,7 +19,7 @@
 #include "kernels/parameters.h"
 #include "gpu_bench.h"
 
-enum { RUNS = 15, CALLS = 8, SETS = 2, CONDITIONINGS = 2, PROMPT = 77 };
+enum { SETS = 2, CONDITIONINGS = 2, PROMPT = 77 };
 
 typedef struct shape {
     const char *model;
@@ -35,29 +35,11 @@ static const shape shapes[] = {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-static void must(int failed, const char *what)
-{
-    if (!failed)
-        return;
-    fprintf(stderr, "%s: %s\n", what, cudaGetErrorString((cudaError_t)failed));
-    exit(EXIT_FAILURE);
-}
-
 /* The arrays of one call. */
 typedef struct operands {
     ks_act y, q, k, v;
     void *memory[3];
 } operands;
-
-/* [n, tokens, c] of random numbers. */
-static ks_act random_tensor(ks_dtype type, int n, int tokens, int c, uint32_t seed)
-{
-    ks_act a = {.n = n, .h = tokens, .w = 1, .c = c, .stride = c};
-    const size_t element = type == KS_F32 ? 4 : 2;
-    must((int)cudaMalloc(&a.data, (size_t)n * (size_t)tokens * (size_t)c * element), "memory");
-    must(ks_cuda_random_rows(NULL, type, a.data, n, (int64_t)tokens * c, 0, seed), "numbers");
-    return a;
-}
 
 /* Channels [first, first + c) of every token. */
 static ks_act slice(ks_act a, ks_dtype type, int first, int c)
@@ -70,13 +52,13 @@ static ks_act slice(ks_act a, ks_dtype type, int first, int c)
 static operands new_operands(const shape *s, ks_dtype type, int rows, uint32_t seed)
 {
     const int c = s->heads * s->width;
-    operands o = {.y = random_tensor(type, rows, s->tokens, c, seed)};
-    const ks_act q = random_tensor(type, rows, s->tokens, s->cross ? c : 3 * c, seed + 1);
+    operands o = {.y = random_tensor(type, rows, s->tokens, 1, c, seed)};
+    const ks_act q = random_tensor(type, rows, s->tokens, 1, s->cross ? c : 3 * c, seed + 1);
     o.q = slice(q, type, 0, c);
     o.memory[0] = o.y.data;
     o.memory[1] = q.data;
     if (s->cross) {
-        const ks_act kv = random_tensor(type, CONDITIONINGS, PROMPT, 2 * c, seed + 2);
+        const ks_act kv = random_tensor(type, CONDITIONINGS, PROMPT, 1, 2 * c, seed + 2);
         o.memory[2] = kv.data;
         o.k = slice(kv, type, 0, c);
         o.v = slice(kv, type, c, c);
@@ -110,46 +92,32 @@ static int attend(const shape *s, ks_dtype type, const operands *o, const int32_
                              s->cross ? kv_row : NULL, NULL, NULL, 0);
 }
 
-/* A graph of CALLS calls. */
-static cudaGraphExec_t calls_of(const shape *s, ks_dtype type, const operands *o,
-                                const int32_t *kv_row, const char *kernel, cudaStream_t stream)
+/* What is timed: sets of operands, and by which kernel. */
+typedef struct timed {
+    const shape *s;
+    ks_dtype type;
+    const operands *o; /* [SETS] */
+    const int32_t *kv_row;
+    const char *kernel;
+} timed;
+
+static int call(const void *what, int number, cudaStream_t stream)
 {
-    cudaGraph_t graph;
-    cudaGraphExec_t calls;
-    must((int)cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
-    for (int i = 0; i < CALLS; i++)
-        must(attend(s, type, &o[i % SETS], kv_row, kernel, stream), "attention");
-    must((int)cudaStreamEndCapture(stream, &graph), "graph");
-    must((int)cudaGraphInstantiate(&calls, graph, 0), "graph");
-    must((int)cudaGraphDestroy(graph), "graph");
-    return calls;
+    const timed *t = what;
+    return attend(t->s, t->type, &t->o[number % SETS], t->kv_row, t->kernel, stream);
 }
 
 /* Milliseconds a call. */
 static double time_of(const shape *s, ks_dtype type, const operands *o, const int32_t *kv_row,
                       const char *kernel)
 {
-    float ms[RUNS];
-    cudaEvent_t begin, end;
+    const timed t = {s, type, o, kv_row, kernel};
     cudaStream_t stream;
     must((int)cudaDeviceSynchronize(), "numbers");
     must((int)cudaStreamCreate(&stream), "stream");
-    must((int)cudaEventCreate(&begin), "event");
-    must((int)cudaEventCreate(&end), "event");
-    cudaGraphExec_t calls = calls_of(s, type, o, kv_row, kernel, stream);
-    for (int run = -2; run < RUNS; run++) {
-        must((int)cudaEventRecord(begin, stream), "event");
-        must((int)cudaGraphLaunch(calls, stream), "graph");
-        must((int)cudaEventRecord(end, stream), "event");
-        must((int)cudaEventSynchronize(end), "attention");
-        if (run >= 0)
-            must((int)cudaEventElapsedTime(&ms[run], begin, end), "event");
-    }
-    must((int)cudaGraphExecDestroy(calls), "graph");
-    must((int)cudaEventDestroy(begin), "event");
-    must((int)cudaEventDestroy(end), "event");
+    const double ms = ms_in_graph(stream, call, &t);
     must((int)cudaStreamDestroy(stream), "stream");
-    return (double)median_of(ms, RUNS) / CALLS;
+    return ms;
 }
 
 /* The result of one call as float32; free() it. */

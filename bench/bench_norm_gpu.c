@@ -3,7 +3,7 @@
  * same for the moments that linear layers with a layer norm in them ask for.
  *   bench_norm_gpu [PRECISION [ROWS...]]     fp16, 16 2
  *
- * A time is the median of RUNS replays of a graph of CALLS calls, each on other memory than the
+ * A time is the median of replays of a graph of calls, each on other memory than the
  * last, so that of large tensors little is in the cache but what a call itself put there. GB/s
  * counts x, and y where there is one, once. The share is that of 3350 GB/s, an H100's by the
  * vendor's sheet. */
@@ -16,7 +16,7 @@
 #include "kernels/parameters.h"
 #include "gpu_bench.h"
 
-enum { RUNS = 15, CALLS = 8, SETS = 4, GROUPS = 32, CHOSEN = KS_CUDA_NORM_WAYS };
+enum { SETS = 4, GROUPS = 32, CHOSEN = KS_CUDA_NORM_WAYS };
 
 typedef struct shape {
     const char *model;
@@ -43,14 +43,6 @@ static const shape moments[] = {
 };
 enum { MOMENTS = sizeof moments / sizeof *moments, LAYER = CHOSEN + 1 };
 
-static void must(int failed, const char *what)
-{
-    if (!failed)
-        return;
-    fprintf(stderr, "%s: %s\n", what, cudaGetErrorString((cudaError_t)failed));
-    exit(EXIT_FAILURE);
-}
-
 /* A shape's arrays. */
 typedef struct operands {
     ks_dtype type;
@@ -60,25 +52,15 @@ typedef struct operands {
     size_t bytes; /* of the workspace */
 } operands;
 
-/* [n, side, side, c] of random numbers. */
-static ks_act random_tensor(ks_dtype type, int n, int side, int c, uint32_t seed)
-{
-    ks_act a = {.n = n, .h = side, .w = side, .c = c, .stride = c};
-    const size_t count = (size_t)n * (size_t)(side * side) * (size_t)c;
-    must((int)cudaMalloc(&a.data, count * (type == KS_F32 ? 4 : 2)), "memory");
-    must(ks_cuda_random_rows(NULL, type, a.data, n, (int64_t)side * side * c, 0, seed), "numbers");
-    return a;
-}
-
 static operands new_operands(const shape *s, ks_dtype type, int rows)
 {
     operands o = {.type = type};
     for (int i = 0; i < SETS; i++) {
-        o.x[i] = random_tensor(type, rows, s->side, s->channels, 10 * (uint32_t)i);
-        o.y[i] = random_tensor(type, rows, s->side, s->channels, 10 * (uint32_t)i + 1);
+        o.x[i] = random_tensor(type, rows, s->side, s->side, s->channels, 10 * (uint32_t)i);
+        o.y[i] = random_tensor(type, rows, s->side, s->side, s->channels, 10 * (uint32_t)i + 1);
     }
-    o.gamma = random_tensor(KS_F32, 1, 1, s->channels, 2).data;
-    o.beta = random_tensor(KS_F32, 1, 1, s->channels, 3).data;
+    o.gamma = random_tensor(KS_F32, 1, 1, 1, s->channels, 2).data;
+    o.beta = random_tensor(KS_F32, 1, 1, 1, s->channels, 3).data;
     o.bytes = ks_cuda_group_norm_workspace(rows, GROUPS, (int64_t)s->side * s->side, s->channels);
     must((int)cudaMalloc(&o.workspace, o.bytes), "memory");
     return o;
@@ -108,43 +90,27 @@ static int run(const operands *o, int set, int way, cudaStream_t stream)
                                  GROUPS, 1e-5f, true, o->workspace, o->bytes);
 }
 
-static cudaGraphExec_t calls_of(const operands *o, int way, cudaStream_t stream)
+/* What is timed: operands, and by which way. */
+typedef struct timed {
+    const operands *o;
+    int way;
+} timed;
+
+static int call(const void *what, int number, cudaStream_t stream)
 {
-    cudaGraph_t graph;
-    cudaGraphExec_t calls;
-    must((int)cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
-    for (int i = 0; i < CALLS; i++)
-        must(run(o, i % SETS, way, stream), "a norm");
-    must((int)cudaStreamEndCapture(stream, &graph), "graph");
-    must((int)cudaGraphInstantiate(&calls, graph, 0), "graph");
-    must((int)cudaGraphDestroy(graph), "graph");
-    return calls;
+    const timed *t = what;
+    return run(t->o, number % SETS, t->way, stream);
 }
 
 /* Milliseconds a call; negative where it cannot be done so. */
 static double time_of(const operands *o, int way, cudaStream_t stream)
 {
-    float ms[RUNS];
-    cudaEvent_t begin, end;
+    const timed t = {o, way};
     const int first = run(o, 0, way, stream);
     if (first == (int)cudaErrorNotSupported)
         return -1;
     must(first, "a norm");
-    must((int)cudaEventCreate(&begin), "event");
-    must((int)cudaEventCreate(&end), "event");
-    cudaGraphExec_t calls = calls_of(o, way, stream);
-    for (int i = -2; i < RUNS; i++) {
-        must((int)cudaEventRecord(begin, stream), "event");
-        must((int)cudaGraphLaunch(calls, stream), "graph");
-        must((int)cudaEventRecord(end, stream), "event");
-        must((int)cudaEventSynchronize(end), "a norm");
-        if (i >= 0)
-            must((int)cudaEventElapsedTime(&ms[i], begin, end), "event");
-    }
-    must((int)cudaGraphExecDestroy(calls), "graph");
-    must((int)cudaEventDestroy(begin), "event");
-    must((int)cudaEventDestroy(end), "event");
-    return (double)median_of(ms, RUNS) / CALLS;
+    return ms_in_graph(stream, call, &t);
 }
 
 /* Prints a shape's line. sum: what each way adds to a call, and at [CHOSEN] the one that is taken;

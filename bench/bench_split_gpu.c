@@ -104,15 +104,10 @@ static void load_model(network *n)
 static void make_inputs(network *n)
 {
     ks_error err = KS_ERROR_NONE;
-    const size_t context = 77u * (size_t)n->p->model->unet.context, vector = (size_t)n->p->model->unet.vector;
     n->item = 4 * (size_t)n->p->side * (size_t)n->p->side;
-    const size_t latents = n->item * ROWS, most = latents > context + vector ? latents : context + vector;
-    float *host = ks_calloc(most, sizeof *host);
-    for (int i = 0; i < ROWS; i++) {
-        random_normals(host, context + vector, 1 + (uint64_t)i);
-        n->cond[i] = ks_cond_new(n->model, host, 77, vector ? host + context : NULL, &err);
-        need(n->cond[i] != NULL, &err);
-    }
+    const size_t latents = n->item * ROWS;
+    float *host = ks_calloc(latents, sizeof *host);
+    need(random_conditionings(n->p->model, n->model, n->cond, ROWS, &err) == 0, &err);
     n->x = n->ops->alloc(n->ops, latents * sizeof(float), &err);
     n->out = n->x ? n->ops->alloc(n->ops, latents * sizeof(float), &err) : NULL;
     need(n->out != NULL, &err);
@@ -354,25 +349,6 @@ static bool bench_sums(void)
 
 /* --- the command line --- */
 
-/* "128,256" to {128, 256, 0}; false for anything else. */
-static bool read_sides(const char *text, int sides[MOST_SIDES + 1])
-{
-    for (int count = 0; count < MOST_SIDES;) {
-        char *end;
-        long value = strtol(text, &end, 10);
-        if (end == text || value < 8 || value > 1024)
-            return false;
-        sides[count++] = (int)value;
-        sides[count] = 0;
-        if (*end == '\0')
-            return true;
-        if (*end != ',')
-            return false;
-        text = end + 1;
-    }
-    return false;
-}
-
 static bool is_listed(const char *list, const char *name)
 {
     const size_t n = strlen(name);
@@ -404,7 +380,7 @@ int main(int argc, char **argv)
             ways = optarg;
         else if (option == 'c')
             p.calls = atoi(optarg);
-        else if (option != 's' || !read_sides(optarg, sides))
+        else if (option != 's' || !read_list(optarg, 8, 1024, sides, MOST_SIDES))
             return usage();
     }
     if (optind + 1 != argc || p.calls < 1 || p.calls > MOST_CALLS)

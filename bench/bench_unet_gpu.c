@@ -256,15 +256,9 @@ static network open_network(const random_model *m, const char *path, const char 
 static void make_inputs(network *n, int rows)
 {
     ks_error err = KS_ERROR_NONE;
-    const size_t context = 77u * (size_t)n->m->unet.context, vector = (size_t)n->m->unet.vector;
     const size_t latents = n->item * (size_t)rows;
-    const size_t most = latents > context + vector ? latents : context + vector;
-    float *host = ks_calloc(most, sizeof *host);
-    for (int i = 0; i < 2; i++) {
-        random_normals(host, context + vector, 1 + (uint64_t)i);
-        n->cond[i] = ks_cond_new(n->model, host, 77, vector ? host + context : NULL, &err);
-        need(n->cond[i] != NULL, &err);
-    }
+    float *host = ks_calloc(latents, sizeof *host);
+    need(random_conditionings(n->m, n->model, n->cond, 2, &err) == 0, &err);
     n->x = n->ops->alloc(n->ops, latents * sizeof(float), &err);
     n->out = n->x ? n->ops->alloc(n->ops, latents * sizeof(float), &err) : NULL;
     need(n->out != NULL, &err);
@@ -415,25 +409,6 @@ static void bench_model(const random_model *m, const char *folder, const char *p
 
 enum { MOST_LIST = 16 };
 
-/* "16,2" to {16, 2, 0}; false for anything else. */
-static bool read_rows(const char *text, int rows[MOST_LIST + 1])
-{
-    int count = 0;
-    for (;;) {
-        char *end;
-        long value = strtol(text, &end, 10);
-        if (end == text || value < 1 || value > MOST_ROWS || count == MOST_LIST)
-            return false;
-        rows[count++] = (int)value;
-        rows[count] = 0;
-        if (*end == '\0')
-            return true;
-        if (*end != ',')
-            return false;
-        text = end + 1;
-    }
-}
-
 static int usage(void)
 {
     fprintf(stderr, "usage: bench_unet_gpu FOLDER [--model sdxl|sd15|all] [--precision fp16] "
@@ -461,7 +436,7 @@ int main(int argc, char **argv)
             shapes = true;
         else if (option == 'c')
             copies = true;
-        else if (option != 'r' || !read_rows(optarg, rows))
+        else if (option != 'r' || !read_list(optarg, 1, MOST_ROWS, rows, MOST_LIST))
             return usage();
     }
     if (optind + 1 != argc)

@@ -20,6 +20,25 @@ static inline void need(bool good, const ks_error *err)
     exit(EXIT_FAILURE);
 }
 
+/* The same for a cudaError_t. */
+static inline void must(int failed, const char *what)
+{
+    if (!failed)
+        return;
+    fprintf(stderr, "%s: %s\n", what, cudaGetErrorString((cudaError_t)failed));
+    exit(EXIT_FAILURE);
+}
+
+/* [n, h, w, c] of random numbers in (-1, 1), in memory of its own: cudaFree it. */
+static inline ks_act random_tensor(ks_dtype type, int n, int h, int w, int c, uint32_t seed)
+{
+    ks_act a = {.n = n, .h = h, .w = w, .c = c, .stride = c};
+    const int64_t row = (int64_t)h * w * c;
+    must((int)cudaMalloc(&a.data, (size_t)n * (size_t)row * (type == KS_F32 ? 4 : 2)), "memory");
+    must(ks_cuda_random_rows(NULL, type, a.data, n, row, 0, seed), "numbers");
+    return a;
+}
+
 /* Scratch of random numbers in (-1, 1). */
 static inline ks_act random_act(ks_ops *ops, int n, int h, int w, int c, uint32_t seed)
 {
@@ -41,6 +60,57 @@ static inline float median_of(float *ms, int count)
 {
     qsort(ms, (size_t)count, sizeof *ms, by_time);
     return ms[count / 2];
+}
+
+enum { GRAPH_RUNS = 15, GRAPH_CALLS = 8 };
+
+/* Milliseconds of call(what, number, stream), which queues call `number` and gives a cudaError_t: a graph of GRAPH_CALLS of them, numbered
+ * from 0, is replayed; the median of GRAPH_RUNS, for one call. */
+static inline double ms_in_graph(cudaStream_t stream, int (*call)(const void *what, int number, cudaStream_t stream), const void *what)
+{
+    float ms[GRAPH_RUNS];
+    cudaEvent_t begin, end;
+    cudaGraph_t graph;
+    cudaGraphExec_t calls;
+    must((int)cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph");
+    for (int i = 0; i < GRAPH_CALLS; i++)
+        must(call(what, i, stream), "a call");
+    must((int)cudaStreamEndCapture(stream, &graph), "graph");
+    must((int)cudaGraphInstantiate(&calls, graph, 0), "graph");
+    must((int)cudaGraphDestroy(graph), "graph");
+    must((int)cudaEventCreate(&begin), "event");
+    must((int)cudaEventCreate(&end), "event");
+    for (int run = -2; run < GRAPH_RUNS; run++) {
+        must((int)cudaEventRecord(begin, stream), "event");
+        must((int)cudaGraphLaunch(calls, stream), "graph");
+        must((int)cudaEventRecord(end, stream), "event");
+        must((int)cudaEventSynchronize(end), "a call");
+        if (run >= 0)
+            must((int)cudaEventElapsedTime(&ms[run], begin, end), "event");
+    }
+    must((int)cudaEventDestroy(begin), "event");
+    must((int)cudaEventDestroy(end), "event");
+    must((int)cudaGraphExecDestroy(calls), "graph");
+    return (double)median_of(ms, GRAPH_RUNS) / GRAPH_CALLS;
+}
+
+/* "16,2" to {16, 2, 0}: at most `room` numbers from least to most, and the 0; false for anything else. */
+static inline bool read_list(const char *text, int least, int most, int *list, int room)
+{
+    for (int count = 0; count < room;) {
+        char *end;
+        long value = strtol(text, &end, 10);
+        if (end == text || value < least || value > most)
+            return false;
+        list[count++] = (int)value;
+        list[count] = 0;
+        if (*end == '\0')
+            return true;
+        if (*end != ',')
+            return false;
+        text = end + 1;
+    }
+    return false;
 }
 
 /* Waits for the work; ends the program after a failure. */

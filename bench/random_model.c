@@ -194,3 +194,18 @@ char *random_model_file(const random_model *m, const char *folder, ks_error *err
     free(path);
     return NULL;
 }
+
+int random_conditionings(const random_model *m, ks_model *model, ks_cond **cond, int count, ks_error *err)
+{
+    const size_t context = 77u * (size_t)m->unet.context, vector = (size_t)m->unet.vector;
+    float *numbers = ks_calloc(context + vector, sizeof *numbers);
+    int made = 0;
+    for (; made < count; made++) {
+        random_normals(numbers, context + vector, 1 + (uint64_t)made);
+        cond[made] = ks_cond_new(model, numbers, 77, vector ? numbers + context : NULL, err);
+        if (!cond[made])
+            break;
+    }
+    free(numbers);
+    return made == count ? 0 : -1;
+}

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "model/model.h"
 #include "support/checkpoint.h"
 
 typedef struct random_model {
@@ -24,6 +25,9 @@ extern const random_model random_models[RANDOM_MODELS]; /* SDXL, SD 1.5 */
 /* The model's float16 file in the folder: found there, or made (SDXL: 5.1 GB). Its path, to be
  * freed; NULL when it cannot be written. */
 char *random_model_file(const random_model *m, const char *folder, ks_error *err);
+
+/* So many conditionings of 77 tokens, and y where the model has it, of random numbers; to be freed each. -1 and err. */
+int random_conditionings(const random_model *m, ks_model *model, ks_cond **cond, int count, ks_error *err);
 
 /* Standard normal numbers. */
 void random_normals(float *to, size_t n, uint64_t seed);

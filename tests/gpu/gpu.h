@@ -481,6 +481,19 @@ static inline void no_failure(ks_ops *ops, const char *where)
         fail_msg("%s: %s", where, err.text);
 }
 
+/* For a program's beginning: ends it as skipped where there is no GPU, and with 1 where it cannot be used. */
+static inline ks_ops *gpu_or_skip(const char *precision)
+{
+    ks_error err = KS_ERROR_NONE;
+    if (!ks_cuda_device_count())
+        exit(SKIPPED);
+    ks_ops *ops = ks_ops_cuda(0, precision, &err);
+    if (ops)
+        return ops;
+    fprintf(stderr, "%s\n", err.text);
+    exit(1);
+}
+
 static inline ks_ops *new_gpu(const char *precision)
 {
     ks_error err = KS_ERROR_NONE;

@@ -47,19 +47,12 @@ static network open_network(const random_model *m, const char *path, ks_ops *ops
     ks_error err = KS_ERROR_NONE;
     ks_model_config config;
     network n = {.m = m, .ops = ops, .item = 4 * (size_t)m->side * (size_t)m->side};
-    const size_t context = 77u * (size_t)m->unet.context, vector = (size_t)m->unet.vector;
-    float *host = ks_calloc(context + vector, sizeof *host);
     ks_safetensors *st = ks_safetensors_open(path, &err);
     check(st && ks_model_detect(st, &config, &err) == 0, &err);
     n.model = ks_model_load(st, &config, ops, NULL, 0, NULL, &err);
     check(n.model != NULL, &err);
     ks_safetensors_close(st);
-    for (int i = 0; i < CONDS; i++) {
-        random_normals(host, context + vector, 1 + (uint64_t)i);
-        n.cond[i] = ks_cond_new(n.model, host, 77, vector ? host + context : NULL, &err);
-        check(n.cond[i] != NULL, &err);
-    }
-    free(host);
+    check(random_conditionings(m, n.model, n.cond, CONDS, &err) == 0, &err);
     return n;
 }
 

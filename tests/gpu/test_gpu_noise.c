@@ -241,14 +241,7 @@ static void operations_that_make_no_sense_are_refused(void **state)
 
 int main(void)
 {
-    if (!ks_cuda_device_count())
-        return SKIPPED;
-    ks_error err = KS_ERROR_NONE;
-    gpu = ks_ops_cuda(0, "fp16", &err);
-    if (!gpu) {
-        fprintf(stderr, "%s\n", err.text);
-        return 1;
-    }
+    gpu = gpu_or_skip("fp16");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(draws_have_the_bits_of_the_host_s),
         cmocka_unit_test(philox_draws_small_ones_too),

@@ -100,14 +100,7 @@ static void the_clock_counts_the_device_s_time(void **state)
 
 int main(void)
 {
-    if (!ks_cuda_device_count())
-        return SKIPPED;
-    ks_error err = KS_ERROR_NONE;
-    gpu = ks_ops_cuda(0, "fp16", &err);
-    if (!gpu) {
-        fprintf(stderr, "%s\n", err.text);
-        return 1;
-    }
+    gpu = gpu_or_skip("fp16");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_fence_brings_what_was_queued_before_it),
         cmocka_unit_test(a_fence_does_not_wait_for_what_comes_after_it),

@@ -5,6 +5,7 @@
 
 #include "model/internal.h"
 #include "model/unet.h"
+#include "support/known_unets.h"
 #include "support/open_model.h"
 
 enum { TOKENS = 77, MARKS = 64 };
@@ -214,32 +215,19 @@ static void decoding_stays_near_the_estimate(void **state)
 static void stages_of_sdxl_are_its_own(void **state)
 {
     (void)state;
-    ks_unet_config c = {
-        .in_channels = 4,
-        .out_channels = 4,
-        .model_channels = 320,
-        .levels = 3,
-        .channel_mult = {1, 2, 4},
-        .res_blocks = {2, 2, 2},
-        .depth_in = {{0, 0}, {2, 2}, {10, 10}},
-        .depth_out = {{0, 0, 0}, {2, 2, 2}, {10, 10, 10}},
-        .depth_middle = 10,
-        .context_dim = 2048,
-        .adm_channels = 2816,
-        .head_channels = 64,
-    };
+    const ks_unet_config *c = &known_sdxl;
     ks_unet_stage stage[KS_UNET_STAGES];
-    int count = ks_unet_stages(&c, stage), blocks = 0;
+    int count = ks_unet_stages(c, stage), blocks = 0;
     assert_int_equal(count, 9 + 1 + 9);
     for (int i = 0; i < count; i++)
         blocks += stage[i].depth;
     assert_int_equal(blocks, 70);
     assert_int_equal(stage[10].in, 2560);
     assert_int_equal(stage[18].in, 640);
-    assert_int_equal(ks_unet_heads(&c, 1280), 20);
+    assert_int_equal(ks_unet_heads(c, 1280), 20);
     /* Counters of layers, which leave out attention's own products, give 2.98e12. */
     double products = 10 * 2.0 * 4096 * 4096 * 640 + 60 * 2.0 * 1024 * 1024 * 1280;
-    double layers = (ks_unet_macs(&c, 128, 128, 77) - products) / 1e12;
+    double layers = (ks_unet_macs(c, 128, 128, 77) - products) / 1e12;
     assert_true(layers > 2.96 && layers < 3.0);
 }
 

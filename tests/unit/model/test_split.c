@@ -4,22 +4,8 @@
 #include <string.h>
 
 #include "model/internal.h"
+#include "support/known_unets.h"
 #include "support/open_model.h"
-
-static const ks_unet_config sdxl = {
-    .in_channels = 4,
-    .out_channels = 4,
-    .model_channels = 320,
-    .levels = 3,
-    .channel_mult = {1, 2, 4},
-    .res_blocks = {2, 2, 2},
-    .depth_in = {{0, 0}, {2, 2}, {10, 10}},
-    .depth_out = {{0, 0, 0}, {2, 2, 2}, {10, 10, 10}},
-    .depth_middle = 10,
-    .context_dim = 2048,
-    .adm_channels = 2816,
-    .head_channels = 64,
-};
 
 static const ks_unet_config sd15 = {
     .in_channels = 4,
@@ -50,7 +36,7 @@ static void check_fits(const ks_unet_config *c, int most, const int *fitting)
 static void heads_and_groups_decide_the_number_of_parts(void **state)
 {
     (void)state;
-    check_fits(&sdxl, 64, (int[]){1, 2, 0});
+    check_fits(&known_sdxl, 64, (int[]){1, 2, 0});
     check_fits(&sd15, 64, (int[]){1, 2, 4, 8, 0});
     ks_unet_config other = sd15;
     other.heads = 5;
@@ -68,7 +54,7 @@ static void a_refusal_says_what_would_do(void **state)
     ks_error err = KS_ERROR_NONE;
     ks_unet_config odd = sd15;
     odd.heads = 5;
-    assert_int_equal(ks_unet_split_fits(&sdxl, 4, &err), -1);
+    assert_int_equal(ks_unet_split_fits(&known_sdxl, 4, &err), -1);
     assert_string_equal(err.text, "the network's norms have 32 groups, its attention 10 and 20 heads: it cannot be split into 4 parts, "
                                   "but into 2");
     assert_int_equal(ks_unet_split_fits(&sd15, 3, &err), -1);
@@ -99,8 +85,8 @@ static void loading_refuses_a_number_of_parts_that_does_not_fit(void **state)
 static void half_of_sdxl_is_little_more_than_half(void **state)
 {
     (void)state;
-    assert_true(ks_unet_weight_share(&sdxl, 1) == 1);
-    double share = ks_unet_weight_share(&sdxl, 2);
+    assert_true(ks_unet_weight_share(&known_sdxl, 1) == 1);
+    double share = ks_unet_weight_share(&known_sdxl, 2);
     assert_true(share > 0.5 && share < 0.55);
     for (int parts = 2; parts <= 8; parts *= 2)
         assert_true(ks_unet_weight_share(&sd15, parts) > 1.0 / parts &&
@@ -110,11 +96,11 @@ static void half_of_sdxl_is_little_more_than_half(void **state)
 static void a_part_needs_less_for_activations_and_conditionings(void **state)
 {
     (void)state;
-    double whole = ks_unet_activation_bytes(&sdxl, 1, 128, 128, 2), half = ks_unet_activation_bytes(&sdxl, 2, 128, 128, 2);
+    double whole = ks_unet_activation_bytes(&known_sdxl, 1, 128, 128, 2), half = ks_unet_activation_bytes(&known_sdxl, 2, 128, 128, 2);
     assert_true(half < whole && half > whole / 2);
-    double label = 4.0 * sdxl.model_channels * sizeof(float);
-    double kv = ks_unet_conditioning_bytes(&sdxl, 1, 77, 2) - label;
-    assert_true(ks_unet_conditioning_bytes(&sdxl, 2, 77, 2) - label == kv / 2);
+    double label = 4.0 * known_sdxl.model_channels * sizeof(float);
+    double kv = ks_unet_conditioning_bytes(&known_sdxl, 1, 77, 2) - label;
+    assert_true(ks_unet_conditioning_bytes(&known_sdxl, 2, 77, 2) - label == kv / 2);
 }
 
 /* --- parts that act alike --- */
