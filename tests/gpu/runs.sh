@@ -132,11 +132,14 @@ sanitizer() {
   tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1) || true
   [ -n "$tool" ] || { echo "no compute-sanitizer here"; exit 77; }
   local status=0
-  "$tool" --tool memcheck --leak-check no --error-exitcode 99 "$ksweep" run "$root/jobs/demo.json" -o "$out" --set device=cuda \
+  "$tool" --tool memcheck --leak-check no --error-exitcode 99 --print-limit 3 "$ksweep" run "$root/jobs/demo.json" -o "$out" --set device=cuda \
     --set steps=2 --set seed.count=1 --set 'sampler_name=["dpmpp_sde","dpm_adaptive"]' --set latent_image.width=64 \
     --set latent_image.height=64 >"$folder/sanitizer.log" 2>&1 || status=$?
   tail -n 5 "$folder/sanitizer.log"
-  [ $status = 0 ] || fail "compute-sanitizer ended with $status"
+  if [ $status != 0 ]; then
+    grep -m 60 '^=========' "$folder/sanitizer.log" || true # the first reports say where
+    fail "compute-sanitizer ended with $status"
+  fi
   says sanitizer 'ERROR SUMMARY: 0 errors'
 }
 
