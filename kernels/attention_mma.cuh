@@ -24,7 +24,7 @@ __device__ __forceinline__ void ks_attention_load_unit(T *to, const T *from, boo
         ks_cp_async16(to, from, inside);
         return;
     }
-    T unit[8];
+    alignas(16) T unit[8];
 #pragma unroll
     for (int i = 0; i < 8; i++)
         unit[i] = inside && i < left ? from[i] : T(0.0f);

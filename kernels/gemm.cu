@@ -120,7 +120,7 @@ double cost_of(const product &p, int parts, int places)
     const double least = 2 * columns * p.steps * KS_GEMM_DEPTH * w_byte;
     const double sums = p.steps / parts * share_of(kernel_for(p, parts, places), p, parts, places);
     const double longer = sums > least ? sums : least;
-    return parts == 1 ? longer : longer + 3 * us + 8 * parts * p.tokens * columns * sum_byte;
+    return parts == 1 ? longer : longer + 3 * us + 8.0 * parts * p.tokens * columns * sum_byte;
 }
 
 /* Into how many equal parts the terms are cut: by the shape alone, on a chip of SXM size whatever

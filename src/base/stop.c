@@ -1,14 +1,26 @@
 #include "base/stop.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
+#include <time.h>
 
 static volatile sig_atomic_t requested;
+static atomic_llong since; /* milliseconds: when the first signal came */
+
+static long long now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1000LL * t.tv_sec + t.tv_nsec / 1000000;
+}
 
 static void on_signal(int number)
 {
     if (number == SIGINT && requested)
         signal(SIGINT, SIG_DFL);
+    if (!requested)
+        since = now();
     requested = 1;
 }
 
@@ -24,6 +36,11 @@ void ks_stop_catch_signals(void)
 bool ks_stop_requested(void)
 {
     return requested != 0;
+}
+
+double ks_stop_age(void)
+{
+    return requested ? (double)(now() - since) / 1000 : -1;
 }
 
 int ks_stop_check(const char *doing, ks_error *err)

@@ -15,6 +15,12 @@ void ks_stop_catch_signals(void);
 /* Whether a stop was asked for. */
 bool ks_stop_requested(void);
 
+/* Seconds since a stop was asked for; negative: none was. */
+double ks_stop_age(void);
+
+/* So long after it a run still waits for a rank that says nothing or does not come. */
+enum { KS_STOP_SECONDS = 60 };
+
 /* 0, or -1 with "stopped by a signal while <doing>" when a stop was asked for. */
 int ks_stop_check(const char *doing, ks_error *err);
 

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stop.h"
 #include "cluster/comm_mpi.h"
 #include "cluster/death.h"
 #include "cluster/guard.h"
@@ -536,12 +537,18 @@ int ks_comm_receive(ks_comm *comm, int *from, ks_message *m, ks_error *err)
 
 /* --- collectives --- */
 
+/* A run that is to stop waits less, but a moment always. */
+static bool is_patient(const ks_comm *comm, double waited)
+{
+    return waited < comm->patience && (waited < 1 || ks_stop_age() <= KS_STOP_SECONDS);
+}
+
 /* Waits for a collective, not for ever and without keeping a CPU from ranks that still work. A death that the MPI tells of fails
  * it too. */
 static int await(ks_comm *comm, MPI_Request *request, const char *what, ks_error *err)
 {
     double begin = ks_seconds(), waited;
-    for (int done = 0, there; (waited = ks_seconds() - begin) < comm->patience;) {
+    for (int done = 0, there; is_patient(comm, waited = ks_seconds() - begin);) {
         int code = MPI_Test(request, &done, MPI_STATUS_IGNORE);
         if (code == MPI_SUCCESS && done)
             return 0;
@@ -556,13 +563,21 @@ static int await(ks_comm *comm, MPI_Request *request, const char *what, ks_error
     }
     comm->broken = true;
     return ks_error_set(err, "rank %d of %d: some rank has not come to %s within %.0f s: does it hang?", comm->rank, comm->size,
-                        what, comm->patience);
+                        what, waited);
+}
+
+/* What a collective that was given up writes to may be gone: MPI is called no more. */
+static int refuse_broken(const ks_comm *comm, const char *what, ks_error *err)
+{
+    return comm->broken ? ks_error_set(err, "rank %d of %d: %s: some rank is missing already", comm->rank, comm->size, what) : 0;
 }
 
 /* Starts a collective and waits for it; -1 from the calling function when it fails. */
 #define COLLECTIVE(comm, err, function, ...)                             \
     do {                                                                 \
         MPI_Request request_;                                            \
+        if (refuse_broken(comm, #function, err))                         \
+            return -1;                                                   \
         MPI_CHECK(comm, err, -1, function, __VA_ARGS__, &request_);      \
         if (await(comm, &request_, #function, err))                      \
             return -1;                                                   \

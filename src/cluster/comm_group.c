@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/file.h"
+#include "base/stop.h"
 #include "cluster/comm_mpi.h"
 #include "cluster/death.h"
 #include "cluster/guard.h"
@@ -123,6 +124,14 @@ static int look_for_alarm(ks_comm_group *g, ks_error *err)
     return fail(g, err, why.text);
 }
 
+/* A run that is to stop does not wait for a member that hangs as long as it would otherwise. */
+static int look_for_stop(ks_comm_group *g, ks_error *err)
+{
+    if (ks_stop_age() <= KS_STOP_SECONDS)
+        return 0;
+    return fail(g, err, "ranks that hold one model still wait for each other a minute after the run was asked to stop");
+}
+
 int ks_comm_group_look(ks_comm_group *g, ks_error *err)
 {
     if (g->broken)
@@ -131,7 +140,7 @@ int ks_comm_group_look(ks_comm_group *g, ks_error *err)
         return fail(g, err, g->within->why.text);
     if (g->mpi == MPI_COMM_NULL)
         return 0;
-    return look_for_dead(g, err) || look_for_alarm(g, err) ? -1 : 0;
+    return look_for_dead(g, err) || look_for_alarm(g, err) || look_for_stop(g, err) ? -1 : 0;
 }
 
 static int look(ks_group *group, ks_error *err)

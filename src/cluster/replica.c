@@ -9,6 +9,7 @@
 
 #include "backend/pace.h"
 #include "base/file.h"
+#include "base/stop.h"
 #include "cluster/comm_group.h"
 #include "cluster/slots.h"
 
@@ -448,8 +449,9 @@ static int wait_for_order(ks_replica *r, double *waited, ks_error *err)
 /* Tells the others. Where the leader is rank 0 and does not answer, there is no run any more either. */
 static int fail(ks_replica *r, ks_error *err)
 {
+    double patience = ks_stop_requested() ? fmin(r->patience, KS_STOP_SECONDS / 2.0) : r->patience;
     ks_comm_group_alarm(r->all, err->text);
-    if (!ks_comm_group_rank(r->all, 0) && !ks_comm_group_alarmed_by(r->all, 0, r->patience))
+    if (!ks_comm_group_rank(r->all, 0) && !ks_comm_group_alarmed_by(r->all, 0, patience))
         ks_comm_break(r->comm);
     return -1;
 }
@@ -467,5 +469,8 @@ int ks_replica_follow(ks_replica *r, ks_worker *worker, ks_error *err)
         if (got < 0 || (!got && wait_for_order(r, &waited, err)))
             return fail(r, err);
     }
-    return r->ops->sync(r->ops, err) ? fail(r, err) : 0;
+    if (!r->ops->sync(r->ops, err))
+        return 0;
+    ks_comm_group_alarm(r->all, err->text); /* nobody looks any more: the leader has all that it needs */
+    return -1;
 }

@@ -100,6 +100,8 @@ static int agree(run *r, int rc, ks_error *err)
     rc = or_stopped(rc, err);
     int64_t worst = rc < 0 ? 1 + size - rank : rc || stop;
     ks_error failed = KS_ERROR_NONE;
+    if (rc < 0 && ks_comm_broken(r->comm)) /* that is why */
+        return -1;
     if (ks_comm_max(r->comm, &worst, &failed)) {
         *err = failed;
         return -1;
@@ -225,11 +227,23 @@ static int agree_with_parts(run *r, ks_error *err)
     return rc;
 }
 
+/* Whether the rows that a file says can be. */
+static int check_rows(const run *r, const char *file, ks_error *err)
+{
+    int parts = r->setup.job->rows;
+    if (r->rows >= 1 && r->rows <= KS_MOST_BATCH_ROWS && r->rows % parts == 0)
+        return 0;
+    return ks_error_set(err, "%s: it is said to have been begun with %d rows a network call: a multiple of %d of at most %d would be "
+                        "right; the file is damaged, name another output.file", file, r->rows, parts, KS_MOST_BATCH_ROWS);
+}
+
 /* Rows of a network call: what the output was begun with, what the job says, or what suits the machine. */
 static int choose_rows(run *r, ks_error *err)
 {
     const ks_job *job = r->setup.job;
     bool begun = r->rows != 0;
+    if (begun && check_rows(r, job->output, err))
+        return -1;
     if (!r->rows)
         r->rows = job->batch_rows;
     if (ks_setup_choose_rows(&r->setup, r->ops, r->sharers, r->renderer != NULL, &r->rows, err))
@@ -237,6 +251,8 @@ static int choose_rows(run *r, ks_error *err)
     if (!r->selection.parts)
         ks_layout_clear(r->folder);
     else if (!begun && agree_with_parts(r, err))
+        return -1;
+    if (check_rows(r, r->folder, err))
         return -1;
     if (job->batch_rows && r->rows != job->batch_rows)
         return ks_error_set(err, "%s: parallel.batch_rows is %d and %s was begun with %d: leave it out or keep it", job->path,
@@ -451,10 +467,10 @@ static int tell_rows(run *r, ks_error *err)
 
 /* Rows of a shard are flushed when rank 0 is to hear of them, or when the last time was not just before. That is safe from the death
  * of the process; the machine's is met by syncing now and then. */
-static int flush_shard(run *r, ks_error *err)
+static int flush_shard(run *r, bool wanted, ks_error *err)
 {
     enum { FLUSH_SECONDS = 2 };
-    if (!r->unflushed || (!ks_worker_should_tell(r->worker) && ks_seconds() - r->flushed < FLUSH_SECONDS))
+    if (!r->unflushed || (!wanted && ks_seconds() - r->flushed < FLUSH_SECONDS))
         return 0;
     int rc = ks_seconds() < r->sync_at ? ks_shard_flush(r->shard, err) : sync_shard(r, err);
     return rc || tell_rows(r, err) ? -1 : 0;
@@ -500,7 +516,9 @@ static int run_done(void *self, const ks_rendered *result, ks_error *err)
     if (append_rows(r, result, err))
         return -1;
     ks_worker_done(r->worker, result->point, result->error != NULL);
-    return 0;
+    if (flush_shard(r, false, err)) /* many may be done at once, and their decoding take long */
+        return -1;
+    return r->replica ? ks_replica_beat(r->replica, err) : 0;
 }
 
 /* How far this run is: of the points that are its own. */
@@ -547,7 +565,7 @@ static int tell_pace(run *r, ks_error *err)
 static int run_poll(void *self, bool idle, bool *finished, ks_error *err)
 {
     run *r = self;
-    int rc = flush_shard(r, err);
+    int rc = flush_shard(r, ks_worker_should_tell(r->worker), err);
     if (!rc)
         rc = ks_worker_poll(r->worker, idle, finished, err);
     if (!r->dry) {
@@ -625,13 +643,13 @@ static int points_in_flight(const run *r)
     return (r->rows + per_call - 1) / per_call;
 }
 
-/* Rank 0, when points are left over because devices failed: the run can go on later, unless it came nowhere; then something else
- * must change first. */
+/* Rank 0, when points are left over because devices failed or ranks hang: the run can go on later, unless devices failed before it
+ * came anywhere; then something else must change first. */
 static int end_lost(const run *r, int own, ks_error *err)
 {
     ks_progress p;
     ks_coordinator_progress(r->coordinator, ks_seconds(), &p);
-    if (p.done || p.failed) {
+    if (p.done || p.failed || ks_worker_missed(r->worker) || ks_stop_requested()) {
         if (own == KS_WORKER_LOST)
             ks_log_error("%s", err->text);
         return 1;
@@ -665,6 +683,14 @@ static int get_ready(run *r, ks_error *err)
                       : ks_renderer_plan(r->renderer, r->rows, err);
 }
 
+/* Rank 0, when it renders no more. */
+static int while_others_render(void *self, ks_error *err)
+{
+    run *r = self;
+    show_progress(r, false);
+    return r->claim ? ks_claim_check(r->claim, err) : 0;
+}
+
 /* Everything between the decisions and the collecting; the outcome of the whole run on rank 0. */
 static int render_all(run *r, ks_error *err)
 {
@@ -681,7 +707,7 @@ static int render_all(run *r, ks_error *err)
     double sums[KS_WORKER_SUMS];
     ks_error ending = KS_ERROR_NONE;
     own_sums(r, sums);
-    int all = ks_worker_end(r->worker, own, sums, own < 0 || own == KS_WORKER_LOST ? &ending : err);
+    int all = ks_worker_end(r->worker, own, sums, while_others_render, r, own < 0 || own == KS_WORKER_LOST ? &ending : err);
     if (is_root(r) && all == KS_WORKER_LOST)
         all = end_lost(r, own, err);
     r->summary->rendering_seconds = ks_seconds() - began;

@@ -25,8 +25,8 @@ enum message_kind {
 };
 
 enum {
-    STOP_SECONDS = 60, /* a run that is stopped waits no longer for a rank that says nothing */
-    PATIENCE = 4,      /* times what a point should take, for rank 0's answer */
+    PATIENCE = 4,      /* times what a point should take, for rank 0's answer; */
+    PARTING = 60,      /* seconds more where it may have to part from a member of its replica that hangs */
     SUMS_A_MESSAGE = 4,
     SIGNS_OF_LIFE = 8, /* in the time after which a silent rank is given up */
 };
@@ -72,8 +72,8 @@ struct ks_worker {
     double deadline, expected; /* seconds, for rank 0's answer; that a point takes */
     double waited;             /* for that answer, in naps */
     double said;               /* when this rank last told that it lives */
-    double stop_time;          /* rank 0: when it told all to stop */
-    bool given_up;             /* rank 0: some rank hangs */
+    double stop_time;          /* rank 0: when a stop was asked for, or when it told all to */
+    bool given_up, deaths;     /* rank 0: some rank hangs; is dead */
     int outcome;      /* of the run, once released */
     int ended, worst; /* rank 0: ranks that have ended, and the run's outcome so far */
     int speaker, failures; /* once released: the rank that says why the run failed, and how many did */
@@ -194,7 +194,7 @@ static int stop_all(ks_worker *w, ks_error *err)
     if (w->told_signal)
         return 0;
     w->told_signal = true;
-    w->stop_time = ks_seconds();
+    w->stop_time = ks_seconds() - fmax(ks_stop_age(), 0);
     for (int rank = 0; rank < ks_comm_size(w->comm); rank++) {
         if (send_to(w, rank, MESSAGE_STOP, 0, 0, err))
             return -1;
@@ -264,6 +264,7 @@ static void note_release(ks_worker *w, const ks_message *m)
 static int note_deaths(ks_worker *w, ks_error *err)
 {
     for (int rank; ks_comm_next_dead(w->comm, &rank);) {
+        w->deaths = true;
         if (w->coordinator && count_out(w, rank))
             ks_log_warn("rank %d has died; the others go on with what %s was lent", rank, w->replica > 1 ? "its replica" : "it");
         if (rank != 0)
@@ -398,7 +399,7 @@ static void give_up_silent(ks_worker *w)
     bool stopped = w->stop_time > 0 && !ks_coordinator_complete(w->coordinator);
     for (int rank = 0; rank < ks_comm_size(w->comm) && (stopped || !progress.lent); rank++) {
         double silent = ks_seconds() - w->peers[rank].heard, stopping = ks_seconds() - w->stop_time;
-        bool hangs = stopped ? fmin(silent, stopping) > fmin(w->deadline, STOP_SECONDS) : silent > w->deadline;
+        bool hangs = stopped ? fmin(silent, stopping) > fmin(w->deadline, KS_STOP_SECONDS) : silent > w->deadline;
         if (!hangs || !count_out(w, rank))
             continue;
         ks_log_warn("rank %d has said nothing for %.0f s: the run ends without it", rank, silent);
@@ -412,6 +413,8 @@ static void give_up_silent(ks_worker *w)
 static int wait_for_root(ks_worker *w, ks_error *err)
 {
     double begin = ks_seconds(), patience = fmax(w->deadline, PATIENCE * w->expected);
+    if (w->replica > 1)
+        patience += w->deadline + PARTING;
     nap();
     if (!w->asked || w->coordinator)
         return 0;
@@ -439,7 +442,7 @@ int ks_worker_poll(ks_worker *w, bool idle, bool *finished, ks_error *err)
 static int tell_life(ks_worker *w, ks_error *err)
 {
     double now = ks_seconds();
-    if (now - w->said < fmin(w->deadline, STOP_SECONDS) / SIGNS_OF_LIFE)
+    if (now - w->said < fmin(w->deadline, KS_STOP_SECONDS) / SIGNS_OF_LIFE)
         return 0;
     w->said = now;
     return send_to(w, 0, MESSAGE_ALIVE, 0, 0, err);
@@ -517,12 +520,12 @@ static int tell_end(ks_worker *w, int outcome, const double sums[KS_WORKER_SUMS]
     return ks_comm_send(w->comm, 0, &m, err);
 }
 
-/* Serves messages until *until holds. */
-static int serve_until(ks_worker *w, bool (*until)(const ks_worker *w), ks_error *err)
+/* Serves messages until *until holds, and calls *meanwhile (or NULL) again and again. */
+static int serve_until(ks_worker *w, bool (*until)(const ks_worker *w), int (*meanwhile)(void *, ks_error *), void *self, ks_error *err)
 {
     while (!until(w)) {
         bool any;
-        if (tell_signal(w, err) || serve(w, &any, err))
+        if (tell_signal(w, err) || serve(w, &any, err) || (meanwhile && meanwhile(self, err)))
             return -1;
         if (w->coordinator) {
             expire_leases(w);
@@ -544,13 +547,14 @@ static bool is_released(const ks_worker *w)
     return w->released;
 }
 
-int ks_worker_end(ks_worker *w, int outcome, const double sums[KS_WORKER_SUMS], ks_error *err)
+int ks_worker_end(ks_worker *w, int outcome, const double sums[KS_WORKER_SUMS], int (*meanwhile)(void *self, ks_error *err), void *self,
+                  ks_error *err)
 {
     if (tell_end(w, outcome, sums, err))
         return -1;
     if (!w->coordinator)
         return outcome;
-    if (serve_until(w, all_ended, err))
+    if (serve_until(w, all_ended, meanwhile, self, err))
         return -1;
     return w->worst || ks_coordinator_complete(w->coordinator) ? w->worst : KS_WORKER_LOST;
 }
@@ -586,10 +590,15 @@ int ks_worker_failures(const ks_worker *w)
 
 int ks_worker_wait(ks_worker *w, int *outcome, ks_error *err)
 {
-    if (serve_until(w, is_released, err))
+    if (serve_until(w, is_released, NULL, NULL, err))
         return -1;
     *outcome = w->outcome;
     return 0;
+}
+
+bool ks_worker_missed(const ks_worker *w)
+{
+    return w->given_up || w->deaths;
 }
 
 bool ks_worker_ready(const ks_worker *w)

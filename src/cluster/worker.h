@@ -59,9 +59,13 @@ int ks_worker_follow(ks_worker *w, ks_error *err);
 /* Tells that this rank's rendering has ended (outcome: 0 done, 1 stopped, -1 failed, or KS_WORKER_LOST: its device has failed, and
  * others take over its points) and what it did. Rank 0 then serves the others until all have ended that are not dead or given up,
  * and gets the worst outcome of all, where lost ranks count only if points are left over and nothing else went wrong; other ranks
- * get their own back. */
+ * get their own back. meanwhile: what rank 0 does again and again until then; -1 ends it. */
 enum { KS_WORKER_LOST = 2 };
-int ks_worker_end(ks_worker *w, int outcome, const double sums[KS_WORKER_SUMS], ks_error *err);
+int ks_worker_end(ks_worker *w, int outcome, const double sums[KS_WORKER_SUMS], int (*meanwhile)(void *self, ks_error *err), void *self,
+                  ks_error *err);
+
+/* Rank 0: whether a rank has died or was given up. */
+bool ks_worker_missed(const ks_worker *w);
 
 /* Rank 0: the sums over all ranks that have ended. */
 void ks_worker_sum(const ks_worker *w, double sums[KS_WORKER_SUMS]);

@@ -66,6 +66,7 @@ typedef struct ks_latent_ref { /* one value of latent_image */
 } ks_latent_ref;
 
 enum { KS_PARTS = 64 };         /* ranks that split a layer, or a call's rows, at most */
+enum { KS_MOST_BATCH_ROWS = 4096 };
 enum { KS_LAST_STEP = 10000 }; /* of end_at_step: the schedule is not cut */
 
 typedef enum ks_control { KS_FIXED, KS_INCREMENT, KS_DECREMENT, KS_RANDOMIZE } ks_control;

@@ -91,7 +91,7 @@ static int read_float16(const ks_field *f, void *into, ks_json v, ks_error *err)
 static const ks_field parallel_fields[] = {
     {.name = "tensor", .read = ks_field_int, .at = JOB(tensor), .low = 1, .high = KS_PARTS},
     {.name = "rows", .read = ks_field_int, .at = JOB(rows), .low = 1, .high = KS_PARTS},
-    {.name = "batch_rows", .read = ks_field_int, .at = JOB(batch_rows), .low = 0, .high = 4096},
+    {.name = "batch_rows", .read = ks_field_int, .at = JOB(batch_rows), .low = 0, .high = KS_MOST_BATCH_ROWS},
     {.name = NULL}};
 
 static const ks_field output_fields[] = {

@@ -63,6 +63,12 @@ class Layouts(ReplicaCase):
         with h5py.File(self.path("alone.h5")) as f:
             self.assertEqual(bits[1], {f["latents"][...].tobytes() + f["images"][...].tobytes()})
 
+    def test_pictures_that_are_decoded_for_longer_than_a_rank_is_waited_for(self):
+        """All lanes end at once, and the followers have nothing to do meanwhile."""
+        job = self.job(seed={"count": 40}, cfg=1.0, steps=2, latent_image={"width": 128, "height": 128},
+                       parallel={"batch_rows": 40}, output={"file": "out.h5", "images": True})
+        self.assertIn("40 samples rendered in", self.ok(self.split(job, "out.h5", 2, 1, "--deadline", "1")))
+
     def test_any_number_of_conditionings_and_sizes_stream_through(self):
         """More conditionings than a follower has slots for, some longer than others, some of a part of the picture; batches."""
         random = np.random.default_rng(11)
@@ -117,6 +123,16 @@ class Refusals(ReplicaCase):
             self.assert_refused(done, "out.h5 was begun with parallel {\"tensor\":1,\"rows\":2}", "put it back")
         self.assertEqual(self.split(job, "out.h5", 1, 2, *more, ranks=4).returncode, 0)
 
+    def test_rows_that_cannot_be_dealt_out(self):
+        """The file by which the parts of a run agree may come from anybody."""
+        job = self.tiny_job(seed={"count": 4})
+        os.mkdir(self.path("out.h5.d"))
+        for rows in 3, 4098, 2**31 - 2:
+            with self.subTest(rows=rows):
+                with open(self.path("out.h5.d/layout"), "w") as f:
+                    f.write(f"cpu fp32 1 2 {rows}\n")
+                self.assert_refused(self.split(job, "out.h5", 1, 2, "--shard", "0/2"), "out.h5.d: ", f"{rows} rows", "a multiple of 2")
+
     def test_one_rank_does_not_render_again_what_several_have(self):
         job = self.tiny_job()
         self.assertEqual(self.split(job, "out.h5", 2, 1).returncode, 0)
@@ -163,6 +179,23 @@ class Hung(LostCase):
         self.assertIn("rank 3 has said nothing for", run.log())
         self.check(run.log())
 
+    def test_a_hanging_follower_of_rank_0_costs_its_replica_alone(self):
+        """Rank 0 waits for it as long as others wait for rank 0, and leads them to the end without rendering."""
+        run = self.started("--deadline", "2", "--progress", "1")
+        run.signal(1, signal.SIGSTOP)
+        self.assertEqual(run.end(), 75 if ULFM else 0, run.log())
+        after = run.log().split("this rank renders no more")[1]
+        self.assertGreater(after.count(f"/{self.samples} samples, "), 1, "somebody still tells how far the run is")
+        self.check(run.log())
+
+    def test_one_that_hangs_before_the_first_sample(self):
+        run = self.start("--deadline", "2", "--set", "steps=400", ranks=2)
+        run.wait(lambda: "bytes read by" in run.log(), "the loading")
+        time.sleep(1)
+        run.signal(1, signal.SIGSTOP)
+        self.assertEqual(run.end(), 75, run.log())
+        self.assertEqual(self.rows(), [])
+
     def test_a_hanging_leader_costs_its_replica_alone(self):
         run = self.started("--deadline", "2")
         run.signal(2, signal.SIGSTOP)
@@ -194,6 +227,28 @@ class Hung(LostCase):
         self.assertIn("stopped: the same command goes on", run.log())
         done = len(set(self.rows()))
         self.assertEqual(self.go_on(), self.samples - done)
+
+
+class Stopped(LostCase):
+    """What a run that is to stop does with a rank that hangs takes a minute."""
+
+    def test_a_hanging_follower_is_not_waited_for_long(self):
+        run = self.start("--deadline", "600", "--set", "steps=40", ranks=2)
+        run.wait_for_shards(1)
+        run.signal(1, signal.SIGSTOP)
+        run.signal(0, signal.SIGTERM)
+        began = time.monotonic()
+        self.assertEqual(run.end(), 75, run.log())
+        self.assertLess(time.monotonic() - began, 100)
+
+    def test_a_hanging_leader_is_not_waited_for_long(self):
+        run = self.start("--deadline", "600", "--set", "steps=40", ranks=2)
+        run.wait_for_shards(1)
+        run.signal(0, signal.SIGSTOP)
+        run.signal(1, signal.SIGTERM)
+        began = time.monotonic()
+        self.assertEqual(run.end(), 75, run.log())
+        self.assertLess(time.monotonic() - began, 130)
 
 
 class Killed(LostCase):

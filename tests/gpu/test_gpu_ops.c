@@ -568,6 +568,28 @@ static void transfers_of_any_size_arrive(void **state)
     free(to);
 }
 
+/* Every way in which a weight is kept: plain, packed, packed once more for upsampling. */
+static void weights_give_back_their_memory(void **state)
+{
+    (void)state;
+    for (int p = 0; p < PRECISIONS; p++) {
+        ks_ops *ops = gpu[p];
+        size_t free_before = 0;
+        for (int round = 0; round < 4; round++) {
+            ks_weight *made[] = {new_weight(ops, KS_USE_UPSAMPLE, 1280, 640, 3, true),
+                                 new_weight(ops, KS_USE_CONV, 640, 640, 3, true),
+                                 new_weight(ops, KS_USE_GEGLU, 2560, 640, 0, true), new_norm(ops, 640)};
+            for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+                ops->weight_free(ops, made[i]);
+            no_failure(ops, "weights that are freed");
+            const size_t now = ops->memory_free(ops);
+            if (round > 0) /* the first one leaves scratch behind, for the next */
+                assert_int_equal(now, free_before);
+            free_before = now;
+        }
+    }
+}
+
 static void a_failure_is_kept_until_sync_and_then_forgotten(void **state)
 {
     (void)state;
@@ -628,6 +650,7 @@ int main(void)
         cmocka_unit_test(one_number_that_is_not_finite_is_seen),
         cmocka_unit_test(a_norm_sees_what_the_layer_before_it_wrote),
         cmocka_unit_test(every_operation_is_within_its_bound),
+        cmocka_unit_test(weights_give_back_their_memory),
         cmocka_unit_test(a_failure_is_kept_until_sync_and_then_forgotten),
     };
     if (ks_cuda_device_count() == 0)

@@ -68,7 +68,7 @@ static void pack_phases(ks_cuda *c, ks_weight *w, const void *plain)
     ks_error err = KS_ERROR_NONE;
     const size_t bytes = (size_t)w->out * (size_t)w->in * 16 * ks_cuda_element(c);
     void *sums = ks_cuda_take(c, bytes);
-    w->phases = sums ? ks_cuda_alloc(&c->ops, bytes, &err) : NULL;
+    w->phases = sums ? ks_cuda_keep(&c->ops, bytes, &err) : NULL;
     if (sums && !w->phases)
         ks_cuda_fail(c, "%s", err.text);
     if (w->phases && KS_CUDA_CALL(c, ks_cuda_gemm_sum_phases(c->stream, c->type, sums, plain, w->out,
