@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/hash.h"
@@ -59,6 +60,7 @@ static void work_that_is_asked_to_stop_says_so(void **state)
     char hex[KS_SHA256_HEX];
     ks_stop_catch_signals();
     assert_int_equal(ks_stop_check("waiting", &err), 0);
+    assert_true(ks_stop_age() < 0);
     assert_int_equal(ks_sha256("abc", 3, hex, &err), 0);
     assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     raise(SIGUSR1);
@@ -66,6 +68,9 @@ static void work_that_is_asked_to_stop_says_so(void **state)
     assert_string_equal(err.text, "stopped by a signal while waiting");
     assert_int_equal(ks_sha256("abc", 3, hex, &err), -1);
     assert_non_null(strstr(err.text, "digest"));
+    nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
+    raise(SIGTERM);
+    assert_true(ks_stop_age() >= 0.029 && ks_stop_age() < 10); /* the first signal counts */
 }
 
 int main(void)
