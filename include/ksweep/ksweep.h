@@ -107,7 +107,8 @@ int ks_submit_write(const ks_submit_options *options, const char *path, ks_error
  * of them; check: however many there are. */
 char *ks_status_text(const char *output, bool check, bool *complete, ks_error *err);
 
-/* Draws a contact sheet. x, y: axis names or NULL for the largest; cell: pixels of a cell, 0 for the pictures' own size. */
+/* Draws a contact sheet. x, y: axis names or NULL for the largest; cell: pixels of a cell, 0 for the pictures' own size. Of files
+ * that are there only a PNG file is replaced, and none that belongs to the output. */
 int ks_sheet(const char *output, const char *x, const char *y, const char *png, int cell, ks_error *err);
 
 typedef struct ks_verify_result {

@@ -12,6 +12,7 @@
 #include "cluster/setup.h"
 #include "ksweep/ksweep.h"
 #include "model/config.h"
+#include "store/overwrite.h"
 #include "store/sheet.h"
 #include "store/store.h"
 
@@ -24,7 +25,7 @@ int ks_sheet(const char *output, const char *x, const char *y, const char *png, 
         return -1;
     int rc = -1;
     const ks_store_info *info = ks_output_info(o);
-    ks_job *job = ks_job_of_output(info, err);
+    ks_job *job = ks_overwrite_check(output, png, err) ? NULL : ks_job_of_output(info, err);
     if (job) {
         ks_sheet_options options = {.x = x, .y = y, .png = png, .cell = cell};
         rc = ks_sheet_draw(o, job, &options, err);

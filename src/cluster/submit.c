@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -281,11 +282,13 @@ char *ks_submit_script(const ks_submit_options *options, ks_error *err)
 static int check_own(const char *path, ks_error *err)
 {
     char begin[sizeof FIRST_LINE] = "";
-    FILE *f = fopen(path, "r");
-    if (!f)
-        return 0;
-    size_t got = fread(begin, 1, sizeof FIRST_LINE - 1, f);
-    fclose(f);
+    struct stat status;
+    if (stat(path, &status))
+        return 0; /* writing says why where there is more to it */
+    FILE *f = S_ISREG(status.st_mode) ? fopen(path, "r") : NULL;
+    size_t got = f ? fread(begin, 1, sizeof FIRST_LINE - 1, f) : 0;
+    if (f)
+        fclose(f);
     if (got == sizeof FIRST_LINE - 1 && !memcmp(begin, FIRST_LINE, got))
         return 0;
     return ks_error_set(
