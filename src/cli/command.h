@@ -3,6 +3,7 @@
 #define KS_CLI_COMMAND_H
 
 #include <getopt.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "ksweep/ksweep.h"
@@ -28,6 +29,12 @@ void print_usage(const command *self);
 
 /* "ksweep: <text>" on stderr; returns KS_EXIT_BAD_INPUT. Nothing is printed for an empty text. */
 int complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Brings to stdout what was printed. The first time that it cannot be is told on stderr. Whether all of it has arrived. */
+bool flush_output(void);
+
+/* Prints a text and frees it. Returns KS_EXIT_DONE: whether it has arrived is asked at the command's end. */
+int print_text(char *text);
 
 /* getopt_long with --help (prints, exits 0) and unknown options (one line, exits 2) dealt with. */
 int next_option(const command *self, int argc, char **argv, const char *letters, const struct option *names);

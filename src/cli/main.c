@@ -1,4 +1,5 @@
 /* ksweep: the command line. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,13 +79,44 @@ int complain(const char *format, ...)
     return KS_EXIT_BAD_INPUT;
 }
 
+bool flush_output(void)
+{
+    static bool told;
+    bool failed = fflush(stdout) || ferror(stdout);
+    if (failed && !told)
+        complain("standard output: %s", strerror(errno));
+    told |= failed;
+    return !failed;
+}
+
+int print_text(char *text)
+{
+    fputs(text, stdout);
+    flush_output();
+    free(text);
+    return KS_EXIT_DONE;
+}
+
+/* The exit code of a command that would end with `code`: no success when what it printed is lost. */
+static int end_output(int code)
+{
+    return flush_output() ? code : KS_EXIT_BAD_INPUT;
+}
+
+/* A stopped run goes on with the same command, whatever became of its last lines. */
+static int run_command(const command *c, int argc, char **argv)
+{
+    int code = c->run(c, argc, argv), shown = end_output(code);
+    return c->run == command_run && code == KS_EXIT_RESUMABLE ? code : shown;
+}
+
 int next_option(const command *self, int argc, char **argv, const char *letters, const struct option *names)
 {
     opterr = 0;
     int c = getopt_long(argc, argv, letters, names, NULL);
     if (c == 'h') {
         print_usage(self);
-        exit(KS_EXIT_DONE);
+        exit(end_output(KS_EXIT_DONE));
     }
     if (c == '?' || c == ':') {
         const char *culprit = argv[optind - 1];
@@ -128,15 +160,15 @@ int main(int argc, char **argv)
 {
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         print_help();
-        return argc < 2 ? KS_EXIT_BAD_INPUT : KS_EXIT_DONE;
+        return end_output(argc < 2 ? KS_EXIT_BAD_INPUT : KS_EXIT_DONE);
     }
     if (!strcmp(argv[1], "--version")) {
         printf("ksweep %s\n", ks_version());
-        return KS_EXIT_DONE;
+        return end_output(KS_EXIT_DONE);
     }
     for (int i = 0; i < COMMANDS; i++) {
         if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(&commands[i], argc - 1, argv + 1);
+            return run_command(&commands[i], argc - 1, argv + 1);
     }
     return complain("\"%s\" is no command; see ksweep --help", argv[1]);
 }

@@ -1,5 +1,4 @@
-#include <stdio.h>
-#include <stdlib.h>
+#include <stddef.h>
 
 #include "cli/command.h"
 
@@ -12,7 +11,5 @@ int command_model(const command *self, int argc, char **argv)
     char *text = ks_model_text(only_argument(self, argc, argv, "model file"), &err);
     if (!text)
         return complain("%s", err.text);
-    fputs(text, stdout);
-    free(text);
-    return KS_EXIT_DONE;
+    return print_text(text);
 }

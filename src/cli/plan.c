@@ -1,4 +1,3 @@
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "cli/command.h"
@@ -33,7 +32,5 @@ int command_plan(const command *self, int argc, char **argv)
     free(filters);
     if (!text)
         return complain("%s", err.text);
-    fputs(text, stdout);
-    free(text);
-    return KS_EXIT_DONE;
+    return print_text(text);
 }

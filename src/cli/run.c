@@ -34,7 +34,7 @@ static void tell_end(int code, const ks_run_summary *summary, const ks_error *er
         complain("%s", err->text);
     else if (summary->rank == 0)
         print_summary(summary, code);
-    fflush(NULL);
+    flush_output();
 }
 
 int command_run(const command *self, int argc, char **argv)

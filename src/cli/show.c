@@ -1,5 +1,4 @@
-#include <stdio.h>
-#include <stdlib.h>
+#include <stddef.h>
 
 #include "cli/command.h"
 
@@ -16,7 +15,5 @@ int command_show(const command *self, int argc, char **argv)
     char *text = ks_show(argv[optind], row, &err);
     if (!text)
         return complain("%s", err.text);
-    fputs(text, stdout);
-    free(text);
-    return KS_EXIT_DONE;
+    return print_text(text);
 }

@@ -20,14 +20,15 @@ static char *default_script(const char *job)
     return path;
 }
 
-/* Hands the script to sbatch, which prints its answer itself. */
+/* Hands the script to sbatch, which prints its answer itself, unless nobody would read it. */
 static int run_sbatch(char *script)
 {
     char *arguments[] = {"sbatch", script, NULL};
     pid_t child;
     int status;
     puts(script);
-    fflush(stdout);
+    if (!flush_output()) /* neither could sbatch say what it did */
+        return KS_EXIT_BAD_INPUT;
     int failed = posix_spawnp(&child, "sbatch", NULL, NULL, arguments, environ);
     if (failed)
         return complain("%s is written, and sbatch cannot be run: %s", script, strerror(failed));
@@ -104,9 +105,7 @@ static int print_script(const ks_submit_options *options)
     char *text = ks_submit_script(options, &err);
     if (!text)
         return complain("%s", err.text);
-    fputs(text, stdout);
-    free(text);
-    return KS_EXIT_DONE;
+    return print_text(text);
 }
 
 static int write_and_submit(submission *s)
