@@ -125,9 +125,9 @@ static int resume_once(bench *b, ks_error *err)
 
 static int status_once(bench *b, ks_error *err)
 {
-    bool complete;
+    ks_counts counts;
     start();
-    char *text = ks_status_text(b->output, false, &complete, err);
+    char *text = ks_status_text(b->output, false, &counts, err);
     report(b, "ksweep status");
     free(text);
     return text ? 0 : -1;

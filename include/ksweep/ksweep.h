@@ -103,9 +103,12 @@ char *ks_submit_script(const ks_submit_options *options, ks_error *err);
 /* The same into a file. One that is there is replaced only when it was written by this function. */
 int ks_submit_write(const ks_submit_options *options, const char *path, ks_error *err);
 
-/* How far a run is, from its files; *complete: every sample is done or failed. Latents are held against their digests up to 1 GiB
- * of them; check: however many there are. */
-char *ks_status_text(const char *output, bool check, bool *complete, ks_error *err);
+typedef struct ks_counts { /* of an output's sweep */
+    uint64_t samples, done, failed, missing;
+} ks_counts;
+
+/* How far a run is, from its files. Latents are held against their digests up to 1 GiB of them; check: however many there are. */
+char *ks_status_text(const char *output, bool check, ks_counts *counts, ks_error *err);
 
 /* Draws a contact sheet. x, y: axis names or NULL for the largest; cell: pixels of a cell, 0 for the pictures' own size. Of files
  * that are there only a PNG file is replaced, and none that belongs to the output. */
@@ -114,6 +117,7 @@ int ks_sheet(const char *output, const char *x, const char *y, const char *png, 
 typedef struct ks_verify_result {
     uint64_t rows, bad;            /* rows whose digest was tested, and failed */
     uint64_t rendered, different;  /* samples rendered again, and not equal bit by bit */
+    ks_counts samples;             /* as ks_status_text counts them */
 } ks_verify_result;
 
 /* The job file that renders one row again, alone: absolute paths, all that decides bits as it was recorded. A row of a latent's

@@ -1,5 +1,4 @@
-#include <stdio.h>
-#include <stdlib.h>
+#include <stddef.h>
 
 #include "cli/command.h"
 
@@ -11,11 +10,10 @@ int command_status(const command *self, int argc, char **argv)
     for (int c; (c = next_option(self, argc, argv, ":h", names)) != -1;)
         check |= c == CHECK;
     ks_error err = KS_ERROR_NONE;
-    bool complete;
-    char *text = ks_status_text(only_argument(self, argc, argv, "output file"), check, &complete, &err);
+    ks_counts counts;
+    char *text = ks_status_text(only_argument(self, argc, argv, "output file"), check, &counts, &err);
     if (!text)
         return complain("%s", err.text);
-    fputs(text, stdout);
-    free(text);
-    return complete ? KS_EXIT_DONE : KS_EXIT_RESUMABLE;
+    print_text(text);
+    return counts.missing ? KS_EXIT_RESUMABLE : counts.failed ? KS_EXIT_SOME_FAILED : KS_EXIT_DONE;
 }

@@ -20,6 +20,9 @@ int command_verify(const command *self, int argc, char **argv)
     if (ks_verify(output, (uint64_t)samples, (int)threads, &result, &err))
         return complain("%s", err.text);
     printf("%llu rows checked, %llu bad\n", (unsigned long long)result.rows, (unsigned long long)result.bad);
+    printf("%llu samples: %llu done, %llu failed, %llu missing\n", (unsigned long long)result.samples.samples,
+           (unsigned long long)result.samples.done, (unsigned long long)result.samples.failed,
+           (unsigned long long)result.samples.missing);
     if (samples)
         printf("%llu samples rendered again, %llu different\n", (unsigned long long)result.rendered,
                (unsigned long long)result.different);

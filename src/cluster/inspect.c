@@ -10,6 +10,7 @@
 #include "cluster/record.h"
 #include "cluster/renderer.h"
 #include "cluster/setup.h"
+#include "cluster/status.h"
 #include "ksweep/ksweep.h"
 #include "model/config.h"
 #include "store/overwrite.h"
@@ -146,6 +147,17 @@ static int check_alone(const ks_store_info *info, ks_error *err)
     return rc;
 }
 
+/* What status would say of the samples. */
+static int count_samples(ks_output *output, ks_counts *counts, ks_error *err)
+{
+    ks_tally t;
+    if (ks_output_tally(output, KS_TALLY_BYTES, &t, err))
+        return -1;
+    ks_counts_of(&t, counts);
+    ks_tally_free(&t);
+    return 0;
+}
+
 int ks_verify(const char *output, uint64_t samples, int threads, ks_verify_result *result, ks_error *err)
 {
     *result = (ks_verify_result){0};
@@ -156,7 +168,7 @@ int ks_verify(const char *output, uint64_t samples, int threads, ks_verify_resul
         return -1;
     int rc = samples ? check_alone(ks_output_info(a.output), err) : 0;
     if (!rc)
-        rc = ks_output_verify(a.output, &result->rows, &result->bad, err);
+        rc = ks_output_verify(a.output, &result->rows, &result->bad, err) || count_samples(a.output, &result->samples, err) ? -1 : 0;
     if (!rc && samples)
         rc = render_again(&a, samples, threads, err);
     free(a.row_of_point);

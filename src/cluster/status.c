@@ -2,20 +2,21 @@
 #include <math.h>
 
 #include "base/error.h"
+#include "cluster/status.h"
 #include "cluster/text.h"
-#include "ksweep/ksweep.h"
-#include "store/store.h"
 
-/* Latents of up to so many bytes are read for their digests without being asked to: about a second. */
-static const double CHECK_BYTES = 0x1p30;
-
-static void add_counts(ks_text *text, const char *output, const ks_tally *t)
+void ks_counts_of(const ks_tally *t, ks_counts *counts)
 {
     uint64_t samples = t->info->samples;
+    *counts = (ks_counts){.samples = samples, .done = t->done, .failed = t->failed, .missing = samples - t->done - t->failed};
+}
+
+static void add_counts(ks_text *text, const char *output, const ks_counts *c)
+{
     ks_text_add(text, "%s: %llu of %llu samples done (%.1f %%), %llu failed, %llu missing\n", output,
-                (unsigned long long)t->done, (unsigned long long)samples,
-                samples ? 100.0 * (double)t->done / (double)samples : 100.0, (unsigned long long)t->failed,
-                (unsigned long long)(samples - t->done - t->failed));
+                (unsigned long long)c->done, (unsigned long long)c->samples,
+                c->samples ? 100.0 * (double)c->done / (double)c->samples : 100.0, (unsigned long long)c->failed,
+                (unsigned long long)c->missing);
 }
 
 static void add_files(ks_text *text, const ks_tally *t)
@@ -43,12 +44,12 @@ static void add_origin(ks_text *text, const ks_store_info *info)
                 info->device, info->batch_rows, info->noise_device, info->version);
 }
 
-char *ks_status_text(const char *output, bool check, bool *complete, ks_error *err)
+char *ks_status_text(const char *output, bool check, ks_counts *counts, ks_error *err)
 {
     ks_tally t;
     ks_text text = {0};
-    *complete = false;
-    if (ks_store_tally(output, check ? HUGE_VAL : CHECK_BYTES, &t, err))
+    *counts = (ks_counts){0};
+    if (ks_store_tally(output, check ? HUGE_VAL : KS_TALLY_BYTES, &t, err))
         return NULL;
     if (!t.info && t.unreadable)
         ks_error_set(err, "%s: there is no output, and none of the %d shards in %s.d can be read: the next run begins anew",
@@ -56,11 +57,11 @@ char *ks_status_text(const char *output, bool check, bool *complete, ks_error *e
     else if (!t.info)
         ks_error_set(err, "%s: there is no output and no %s.d folder with shards", output, output);
     if (t.info) {
-        add_counts(&text, output, &t);
+        ks_counts_of(&t, counts);
+        add_counts(&text, output, counts);
         add_files(&text, &t);
         add_digests(&text, &t);
         add_origin(&text, t.info);
-        *complete = t.done + t.failed == t.info->samples;
     }
     ks_tally_free(&t);
     return text.bytes;

@@ -248,3 +248,8 @@ int ks_output_verify(ks_output *o, uint64_t *checked, uint64_t *bad, ks_error *e
     }
     return 0;
 }
+
+int ks_output_tally(ks_output *o, double check_bytes, ks_tally *tally, ks_error *err)
+{
+    return ks_sources_tally(o->sources, check_bytes, tally, err);
+}

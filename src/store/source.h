@@ -90,4 +90,7 @@ typedef int ks_see_row(void *self, int source, uint64_t place, const ks_table_ro
 int ks_sources_walk(ks_sources *s, int only, ks_see_row *see, void *self, uint64_t *bad,
                     ks_error *err);
 
+/* ks_store_tally of these files. */
+int ks_sources_tally(ks_sources *s, double check_bytes, ks_tally *tally, ks_error *err);
+
 #endif

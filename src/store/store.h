@@ -99,6 +99,8 @@ typedef struct ks_tally {
     bool checked;            /* the latents were held against their digests */
     double latent_bytes;
 } ks_tally;
+/* Latents of up to so many bytes are read for their digests without being asked to: about a second. */
+#define KS_TALLY_BYTES 0x1p30
 /* check_bytes: digests are tested when all latents together are not larger than this. */
 int ks_store_tally(const char *out, double check_bytes, ks_tally *tally, ks_error *err);
 void ks_tally_free(ks_tally *tally);
@@ -161,5 +163,8 @@ ks_hash128 ks_latent_digest(const float *latent, size_t count, bool float16);
 /* Tests every row's fields, the latents and pictures of done ones, and /row_of_index; *checked counts
  * done rows and bad ones, *bad those that fail, each of which is logged. */
 int ks_output_verify(ks_output *o, uint64_t *checked, uint64_t *bad, ks_error *err);
+
+/* ks_store_tally of the files that are open here. */
+int ks_output_tally(ks_output *o, double check_bytes, ks_tally *tally, ks_error *err);
 
 #endif

@@ -211,16 +211,24 @@ static int count(counter *c, double check_bytes, ks_error *err)
     return t->collected ? count_out(c, s, err) : count_all(c, err);
 }
 
-int ks_store_tally(const char *out, double check_bytes, ks_tally *tally, ks_error *err)
+int ks_sources_tally(ks_sources *s, double check_bytes, ks_tally *tally, ks_error *err)
 {
     *tally = (ks_tally){0};
-    counter c = {.tally = tally, .sources = ks_sources_list(out, err)};
-    int status = c.sources ? count(&c, check_bytes, err) : -1;
-    ks_sources_free(c.sources);
+    counter c = {.tally = tally, .sources = s};
+    int status = count(&c, check_bytes, err);
     free(c.state);
     free(c.strays.item);
     if (status)
         ks_tally_free(tally);
+    return status;
+}
+
+int ks_store_tally(const char *out, double check_bytes, ks_tally *tally, ks_error *err)
+{
+    *tally = (ks_tally){0};
+    ks_sources *s = ks_sources_list(out, err);
+    int status = s ? ks_sources_tally(s, check_bytes, tally, err) : -1;
+    ks_sources_free(s);
     return status;
 }
 

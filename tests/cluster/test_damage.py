@@ -169,7 +169,7 @@ class NotFinite(Files):
             self.assertEqual(sum("not finite" in line for line in done.stderr.splitlines()), 8, done.stderr)
             rows = self.table(out)
             self.assertEqual(rows["status"].tolist(), [1] * 8 + [2] * 8 + [1] * 8)
-            self.assertEqual(self.counts(out), (16, 8, 0, 0))
+            self.assertEqual(self.counts(out), (16, 8, 0, 1))
             latents = self.latents(out)
             self.assertEqual(latents[rows["status"] == 1].tobytes(), self.latents(self.path("good.h5")).tobytes())
             self.assertFalse(latents[rows["status"] == 2].any())
@@ -184,7 +184,7 @@ class NotFinite(Files):
         done = ksweep("run", job, "-q")
         self.assertEqual((done.returncode, self.rendered(done)), (1, 1), done.stdout)
         self.assertIn("2 samples failed", done.stdout)
-        self.assertEqual(self.counts(self.path("out.h5")), (2, 2, 0, 0))
+        self.assertEqual(self.counts(self.path("out.h5")), (2, 2, 0, 1))
 
 
 class Growing(Files):

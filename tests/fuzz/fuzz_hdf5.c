@@ -321,13 +321,13 @@ static void look_at_rows(void)
 /* One look at the output, as opening takes most of the time; the sheet seldom, as fonts take more. */
 static void look_at_output(fuzz_input *in)
 {
-    bool complete;
+    ks_counts counts;
     ks_error err = KS_ERROR_NONE;
     unsigned which = fuzz_byte(in) % 32;
     if (which == 31)
         ks_sheet(out, NULL, NULL, png, 16, &err);
     else if (which % 4 == 0)
-        free(ks_status_text(out, false, &complete, &err));
+        free(ks_status_text(out, false, &counts, &err));
     else if (which % 4 == 1)
         free(ks_show(out, fuzz_byte(in) % 8, &err));
     else
