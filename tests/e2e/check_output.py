@@ -229,9 +229,12 @@ class Checker:
 def seeds(spec, control):
     if isinstance(spec, list):
         return [int(s) for s in spec]
-    if not isinstance(spec, dict) or "start" not in spec:
-        return values({"seed": spec}, None, spec)
-    start, count = int(spec["start"]), spec["count"]
+    if not isinstance(spec, dict):
+        return [int(spec)]
+    if "from" in spec:
+        low, high, step = (int(spec[k]) for k in ("from", "to", "step"))
+        return list(range(low, high + (1 if step > 0 else -1), step))
+    start, count = int(spec.get("start", 0)), int(spec["count"])
     step = {"fixed": 0, "increment": 1, "decrement": -1}.get(control)
     if step is None:
         return [None] * count  # randomize: any
@@ -247,17 +250,17 @@ def lines(spec, folder):
     return [int(row) if isinstance(row, str) and row.strip().isdigit() else row for row in rows]
 
 
-def values(job, name, spec=None):
+def values(job, name):
     """The axis as a list."""
     if name == "seed":
         return seeds(job.get("seed", 0), job.get("control_after_generate", "increment"))
-    spec = job.get(name, DEFAULTS.get(name)) if spec is None else spec
+    spec = job.get(name, DEFAULTS.get(name))
     if isinstance(spec, dict) and "from" in spec:
         low, high, step = (float(spec[k]) for k in ("from", "to", "step"))
         return [low + k * step for k in range(int((high - low) / step + 1e-9) + 1)]
     if isinstance(spec, list):
         return spec
-    return [int(spec) if name is None else spec]
+    return [spec]
 
 
 try:
