@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -97,6 +98,24 @@ hid_t ks_h5_file_access(void)
     return list;
 }
 
+/* Why a file that is there cannot be opened as HDF5. Returns -1. */
+static int tell_kind(const char *path, ks_error *err)
+{
+    static const unsigned char signature[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
+    unsigned char begin[sizeof signature];
+    struct stat status;
+    if (stat(path, &status))
+        return ks_error_set(err, "%s: cannot open: %s", path, strerror(errno));
+    if (S_ISDIR(status.st_mode))
+        return ks_error_set(err, "%s: is a folder, a file is wanted", path);
+    FILE *f = S_ISREG(status.st_mode) ? fopen(path, "r") : NULL;
+    bool begins_well = f && fread(begin, 1, sizeof begin, f) == sizeof begin && !memcmp(begin, signature, sizeof begin);
+    if (f)
+        fclose(f);
+    return begins_well ? ks_h5_fail(err, "%s: is truncated or damaged", path)
+                       : ks_error_set(err, "%s: is no HDF5 file", path);
+}
+
 hid_t ks_h5_open(const char *path, bool *plain, ks_error *err)
 {
     ks_h5_start();
@@ -110,7 +129,7 @@ hid_t ks_h5_open(const char *path, bool *plain, ks_error *err)
     if (file < 0)
         file = H5Fopen(path, H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, list);
     if (file < 0)
-        ks_h5_fail(err, "%s: cannot open as HDF5", path);
+        tell_kind(path, err);
     H5Eclear2(H5E_DEFAULT);
     ks_h5_close(&list);
     return file;

@@ -272,7 +272,7 @@ static int read_pairs(hid_t file, const char *path, ks_store_info *info, double 
     uint64_t check = 0;
     int status = -1;
     if (H5Lexists(file, "info", H5P_DEFAULT) <= 0) {
-        ks_error_set(err, "%s: is not an output of ksweep: it has no /info", path);
+        ks_error_set(err, "%s: is an HDF5 file and no output of ksweep: it has no /info", path);
         goto cleanup;
     }
     if ((set = ks_h5_open_set(file, path, "info", err)) < 0 ||

@@ -282,12 +282,19 @@ void ks_store_rescan_end(ks_rescan *r, const uint64_t *done, const uint64_t *tri
     *r = (ks_rescan){0};
 }
 
+/* Who wants to write an output that cannot be read has another way out than its shards. Returns -1. */
+static int advise(const char *out, ks_error *err)
+{
+    ks_error why = *err;
+    return ks_store_has_shards(out) ? -1 : ks_error_set(err, "%s; name another output, or move it", why.text);
+}
+
 int ks_store_info_read(const char *out, ks_store_info **info, ks_error *err)
 {
     *info = NULL;
     ks_sources *sources = ks_sources_list(out, err);
     if (!sources)
-        return -1;
+        return advise(out, err);
     int status = first_info(sources, info, err);
     ks_sources_free(sources);
     return status ? -1 : *info != NULL;

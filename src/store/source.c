@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -176,6 +177,8 @@ static int list_files(ks_sources *s, ks_error *err)
     struct stat st;
     if (!stat(s->out, &st))
         add(s, ks_strdup(s->out), -1);
+    else if (errno != ENOENT)
+        return ks_error_set(err, "%s: cannot open: %s", s->out, strerror(errno));
     DIR *dir = opendir(s->dir);
     if (!dir)
         return errno == ENOENT
@@ -212,8 +215,37 @@ static void close_oldest(ks_sources *s)
     }
 }
 
+/* Opens every file once. *why: what is wrong with OUT; empty where nothing is. */
+static void open_all(ks_sources *s, ks_error *why)
+{
+    for (int i = 0; i < s->count; i++) {
+        ks_source *source = &s->item[i];
+        ks_error wrong = KS_ERROR_NONE;
+        if (s->open == s->open_limit)
+            close_oldest(s);
+        source->used = ++s->clock;
+        source->usable = !open_first(source, &wrong);
+        s->open += source->usable;
+        if (!source->usable && source->number < 0)
+            *why = wrong;
+        else if (!source->usable)
+            ks_log_warn("this shard is left out: %s", wrong.text);
+        s->unreadable += !source->usable;
+    }
+}
+
+/* Fails for an OUT that cannot be read, and says what its shards are still good for. */
+static int refuse_out(const ks_sources *s, const ks_error *why, ks_error *err)
+{
+    if (s->count == s->unreadable || access(s->out, R_OK))
+        return ks_error_set(err, "%s", why->text);
+    return ks_error_set(err, "%s; there are shards in %s: move this file away and run the job again, which takes over what they hold",
+                        why->text, s->dir);
+}
+
 ks_sources *ks_sources_list(const char *out, ks_error *err)
 {
+    ks_error why = KS_ERROR_NONE;
     ks_h5_start();
     ks_sources *s = ks_calloc(1, sizeof *s);
     s->out = ks_strdup(out);
@@ -221,26 +253,9 @@ ks_sources *ks_sources_list(const char *out, ks_error *err)
     s->open_limit = file_limit();
     if (list_files(s, err))
         goto failed;
-    for (int i = 0; i < s->count; i++) {
-        ks_error why = KS_ERROR_NONE;
-        if (s->open == s->open_limit)
-            close_oldest(s);
-        s->item[i].used = ++s->clock;
-        s->item[i].usable = !open_first(&s->item[i], &why);
-        s->open += s->item[i].usable;
-        if (!s->item[i].usable && s->item[i].number < 0) {
-            ks_error_set(err,
-                         "%s: the file exists and is not an output of ksweep; name another output, "
-                         "or move it (%s)",
-                         out, why.text);
-            goto failed;
-        }
-        if (!s->item[i].usable) {
-            s->unreadable++;
-            ks_log_warn("this shard is left out: %s", why.text);
-        }
-    }
-    return s;
+    open_all(s, &why);
+    if (!why.text[0] || !refuse_out(s, &why, err))
+        return s;
 failed:
     ks_sources_free(s);
     return NULL;
