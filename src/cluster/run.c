@@ -18,6 +18,7 @@
 #include "cluster/comm.h"
 #include "cluster/coordinator.h"
 #include "cluster/device.h"
+#include "cluster/failures.h"
 #include "cluster/layout.h"
 #include "cluster/load.h"
 #include "cluster/progress.h"
@@ -55,6 +56,7 @@ typedef struct run {
     ks_model *part;        /* and a follower's */
     ks_worker *worker;
     ks_shard *shard;
+    ks_failures failures;
     ks_record record;
     char *folder; /* OUT.d */
     int sharers;  /* ranks that share this one's device */
@@ -508,11 +510,12 @@ static int run_peek(void *self, uint64_t k, uint64_t *point)
 static int run_done(void *self, const ks_rendered *result, ks_error *err)
 {
     run *r = self;
+    uint64_t batch = (uint64_t)r->setup.shape[0];
     int released = ks_worker_released(r->worker, err);
     if (released) /* the poll ends this rank */
         return released < 0 ? -1 : 0;
     if (result->error)
-        ks_log_warn("sample %llu failed: %s", (unsigned long long)(result->point * (uint64_t)r->setup.shape[0]), result->error);
+        ks_failures_add(&r->failures, result->point * batch, batch, result->error);
     if (append_rows(r, result, err))
         return -1;
     ks_worker_done(r->worker, result->point, result->error != NULL);
@@ -611,6 +614,7 @@ static int render(run *r, ks_error *err)
     int rc = wait_for_lease(r, err);
     if (!rc)
         rc = ks_renderer_run(r->renderer, &calls, err);
+    ks_failures_end(&r->failures);
     return keep_rows(r, rc, err);
 }
 
