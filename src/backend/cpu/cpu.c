@@ -123,5 +123,9 @@ ks_ops *ks_ops_cpu(int threads, ks_error *err)
     }
     ks_cpu_describe(cpu->ops.device, sizeof cpu->ops.device);
     ks_cpu_single_blas_thread();
+    if (ks_cpu_reserve_blas(cpu->ops.threads, err) != 0) {
+        cpu_free(&cpu->ops);
+        return NULL;
+    }
     return &cpu->ops;
 }

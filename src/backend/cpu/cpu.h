@@ -119,6 +119,8 @@ ks_cpu_tile ks_cpu_tile_of(const ks_cpu_tiles *tiles, int task);
 
 /* One BLAS thread from now on; more come from the pool. */
 void ks_cpu_single_blas_thread(void);
+/* Under a limit of virtual memory, takes what the BLAS will need for so many threads; fails where it is not to be had. */
+int ks_cpu_reserve_blas(int threads, ks_error *err);
 /* c = alpha a b + beta c, row-major; a [m, k], b [k, n] or, transposed, [n, k]. */
 void ks_cpu_gemm(int m, int n, int k, float alpha, const float *a, int64_t lda, const float *b,
                  int64_t ldb, bool b_transposed, float beta, float *c, int64_t ldc);
