@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/values.h"
 #include "cluster/masks.h"
 #include "sampling/regions.h"
 
@@ -141,10 +142,12 @@ static int tensor_of(ks_safetensors *st, const char *name, int rank, ks_view *vi
                                   : "[width] or [1, width]");
 }
 
+/* The tensor's values, all finite; free() them. */
 static float *floats_of(ks_safetensors *st, const char *name, const ks_view *view, ks_error *err)
 {
-    float *values = ks_calloc((size_t)ks_view_elements(view), sizeof *values);
-    if (ks_view_floats(view, values, err)) {
+    size_t count = (size_t)ks_view_elements(view);
+    float *values = ks_calloc(count, sizeof *values);
+    if (ks_view_floats(view, values, err) || ks_values_finite(values, count, err)) {
         ks_error_wrap(err, "%s: tensor \"%s\"", ks_safetensors_path(st), name);
         free(values);
         return NULL;
@@ -314,9 +317,9 @@ static int check_region(const ks_conditions *c, const ks_guidance *g, ks_error *
     ks_window at = g->area;
     if (g->has_area && !ks_area_clip(&at, c->height, c->width))
         return ks_error_set(err,
-                            "area: %d x %d pixels at line %d, column %d (height, width, y, x in "
-                            "cells of 8 pixels) lie outside the picture of %d x %d; give an area "
-                            "that begins inside",
+                            "area: %d x %d pixels at line %d, column %d (height, width, y, x, "
+                            "rounded down to cells of 8 pixels) lie outside the picture of %d x %d; "
+                            "give an area that begins inside",
                             CELL * g->area.h, CELL * g->area.w, CELL * g->area.y, CELL * g->area.x,
                             CELL * c->height, CELL * c->width);
     if (g->mask && c->batch % g->masks)

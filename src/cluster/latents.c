@@ -46,10 +46,9 @@ static int repeat_value(const ks_latent_ref *ref, int shape[4], float **values, 
         return 0;
     if (shape[0] != 1)
         return ks_error_set(err,
-                            "%s: batch_size is %d and the file holds a batch of %d: leave "
-                            "batch_size out, or name a "
-                            "latent of batch 1",
-                            ref->file, wanted, shape[0]);
+                            "%d latents are asked for and %s holds a batch of %d: leave "
+                            "batch_size out, or name a latent of batch 1",
+                            wanted, ref->file, shape[0]);
     size_t item = (size_t)shape[1] * (size_t)shape[2] * (size_t)shape[3];
     float *all = ks_calloc(item * (size_t)wanted, sizeof *all);
     for (int i = 0; i < wanted; i++)
@@ -60,14 +59,16 @@ static int repeat_value(const ks_latent_ref *ref, int shape[4], float **values, 
     return 0;
 }
 
-static int load(const ks_latent_ref *ref, int channels, int shape[4], float **values, ks_error *err)
+/* What one value of the axis gives; errors name its place in the job. */
+static int load(const ks_job *job, int value, int channels, int shape[4], float **values, ks_error *err)
 {
+    const ks_latent_ref *ref = &job->latent[value];
     if (read_value(ref, channels, shape, values, err))
-        return -1;
+        return ks_error_wrap(err, "latent_image[%d].file", value);
     if (repeat_value(ref, shape, values, err)) {
         free(*values);
         *values = NULL;
-        return -1;
+        return ks_error_wrap(err, "latent_image[%d].batch_size", value);
     }
     return 0;
 }
@@ -97,7 +98,7 @@ ks_input_latents *ks_input_latents_new(ks_job *job, int channels, ks_error *err)
     for (int i = 0; i < job->latents; i++) {
         int shape[4];
         float *values;
-        if (load(&job->latent[i], channels, shape, &values, err))
+        if (load(job, i, channels, shape, &values, err))
             goto failed;
         free(values);
         if (i == 0)
@@ -139,7 +140,7 @@ int ks_input_latents_get(ks_input_latents *l, int value, const float **values, k
         free(l->values);
         l->values = NULL;
         l->held = -1;
-        if (load(ref, l->shape[1], shape, &l->values, err) || check_shape(l, value, shape, err))
+        if (load(l->job, value, l->shape[1], shape, &l->values, err) || check_shape(l, value, shape, err))
             return -1;
         l->held = value;
     }
@@ -153,7 +154,7 @@ int ks_input_latents_mask(ks_input_latents *l, int value, const float **mask, in
     const ks_latent_ref *ref = &l->job->latent[value];
     ks_mask found = {0};
     if (ref->noise_mask.file && ks_masks_take(l->masks, &ref->noise_mask, &found, err))
-        return ks_error_wrap(err, "noise_mask");
+        return ks_error_wrap(err, "latent_image[%d].noise_mask", value);
     *mask = found.values;
     *masks = found.count;
     if (found.values)

@@ -164,7 +164,7 @@ int ks_setup_check(ks_setup *s, ks_error *err)
         return -1;
     for (int i = 0; i < job->latents; i++) {
         if (ks_input_latents_digest(s->latents, i, out + job->positives + job->negatives + i, err))
-            return ks_error_wrap(err, "%s: latent_image[%d]", job->path, i);
+            return ks_error_wrap(err, "%s", job->path);
     }
     return 0;
 }

@@ -78,7 +78,8 @@ static int read_offsets(const source *from, ks_json offsets, tensor *t, ks_error
         return ks_json_error(offsets, err, "begins at %llu, behind its end at %llu",
                              (unsigned long long)t->begin, (unsigned long long)t->end);
     if (t->end > from->size)
-        return ks_json_error(offsets, err, "ends at byte %llu, but the file has %llu bytes of data",
+        return ks_json_error(offsets, err, "ends at byte %llu, but the file has %llu bytes of data; was it cut off while it "
+                             "was copied?",
                              (unsigned long long)t->end, (unsigned long long)from->size);
     t->view.data = from->data + t->begin;
     return 0;
@@ -185,8 +186,7 @@ static int check_cover(const ks_safetensors *st, uint64_t size, ks_error *err)
 
 /* --- opening --- */
 
-/* What a file that is no safetensors file seems to be, by its first bytes. */
-static const char *other_format(const ks_map *map)
+const char *ks_safetensors_stranger(const void *bytes, size_t size)
 {
     static const struct {
         const char *magic, *what;
@@ -195,12 +195,16 @@ static const char *other_format(const ks_map *map)
         {"\x80\2", ": it seems to be a Python pickle; convert it to safetensors"},
         {"GGUF", ": it seems to be GGUF; a safetensors file is wanted"},
         {"\x89HDF", ": it seems to be HDF5"},
+        {"\x89PNG", ": it is a PNG picture"},
+        {"\xFF\xD8\xFF", ": it is a JPEG picture"},
+        {"GIF8", ": it is a GIF picture"},
+        {"RIFF", ": it seems to be a WebP picture"},
         {"version https://git-lfs", ": it is a Git LFS pointer, not the file itself"},
         {"<!DOCTYPE", ": it is a web page, not the file itself"},
     };
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         size_t n = strlen(formats[i].magic);
-        if (map->size >= n && memcmp(map->data, formats[i].magic, n) == 0)
+        if (size >= n && memcmp(bytes, formats[i].magic, n) == 0)
             return formats[i].what;
     }
     return "";
@@ -210,22 +214,21 @@ static const char *other_format(const ks_map *map)
 static int64_t header_length(const char *path, const ks_map *map, ks_error *err)
 {
     uint64_t length = 0;
+    const char *stranger = ks_safetensors_stranger(map->data, map->size);
     if (map->size < LENGTH_BYTES)
-        return ks_error_set(err, "%s: %zu bytes are no safetensors file%s", path, map->size,
-                            other_format(map));
+        return ks_error_set(err, "%s: %zu bytes are no safetensors file%s", path, map->size, stranger);
     for (int i = 0; i < LENGTH_BYTES; i++)
         length |= (uint64_t)map->data[i] << (8 * i);
+    if (length > HEADER_LIMIT && stranger[0])
+        return ks_error_set(err, "%s: no safetensors file%s", path, stranger);
     if (length > HEADER_LIMIT)
-        return ks_error_set(err,
-                            "%s: no safetensors file%s (its header would have %llu bytes, "
-                            "100 MB are the limit)",
-                            path, other_format(map), (unsigned long long)length);
+        return ks_error_set(err, "%s: no safetensors file (its header would have %llu bytes, 100 MB are the limit)", path,
+                            (unsigned long long)length);
     if (length > map->size - LENGTH_BYTES)
         return ks_error_set(err,
                             "%s: cut off: the header has %llu bytes, the file %zu behind its "
                             "length%s",
-                            path, (unsigned long long)length, map->size - LENGTH_BYTES,
-                            other_format(map));
+                            path, (unsigned long long)length, map->size - LENGTH_BYTES, stranger);
     return (int64_t)length;
 }
 

@@ -17,6 +17,9 @@ ks_safetensors *ks_safetensors_open(const char *path, ks_error *err);
 ks_safetensors *ks_safetensors_of_map(const char *path, ks_map map, ks_error *err);
 void ks_safetensors_close(ks_safetensors *st);
 
+/* What bytes that are no safetensors file seem to be, as the end of a message (": it is a JPEG picture"); "" when unknown. */
+const char *ks_safetensors_stranger(const void *bytes, size_t size);
+
 const char *ks_safetensors_path(const ks_safetensors *st);
 int ks_safetensors_count(const ks_safetensors *st);
 const char *ks_safetensors_name(const ks_safetensors *st, int index); /* in strcmp order */

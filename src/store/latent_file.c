@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/values.h"
 #include "model/safetensors.h"
 #include "store/h5.h"
 
@@ -81,6 +82,22 @@ cleanup:
     return status;
 }
 
+static const char *noun_of(H5T_class_t class)
+{
+    switch (class) {
+    case H5T_FLOAT:
+        return "real numbers";
+    case H5T_INTEGER:
+        return "whole numbers";
+    case H5T_STRING:
+        return "texts";
+    case H5T_COMPOUND:
+        return "records";
+    default:
+        return "values of another kind";
+    }
+}
+
 /* Type and sizes of an open data set. */
 static int look_at(hid_t set, const char *path, const char *name, int *rank, int64_t size[8],
                    ks_error *err)
@@ -91,8 +108,8 @@ static int look_at(hid_t set, const char *path, const char *name, int *rank, int
     int status = 0;
     if (H5Tget_class(type) != H5T_FLOAT || *rank < 1 || *rank > 8 ||
         H5Sget_simple_extent_dims(space, held, NULL) < 0)
-        status = ks_error_set(err, "%s: /%s does not hold real numbers of up to 8 axes", path,
-                              name);
+        status = ks_error_set(err, "%s: /%s holds %s on %d axes; give a data set of real numbers, [N, C, H, W], such as /latents",
+                              path, name, noun_of(H5Tget_class(type)), *rank);
     for (int i = 0; i < 8; i++)
         size[i] = held[i] > INT64_MAX ? INT64_MAX : (int64_t)held[i];
     H5Eclear2(H5E_DEFAULT);
@@ -138,9 +155,11 @@ int ks_latent_read(const char *path, const char *dataset, int64_t index, float *
     *values = NULL;
     bool hdf5 = H5Fis_hdf5(path) > 0;
     H5Eclear2(H5E_DEFAULT);
-    int status = hdf5 ? read_hdf5(path, dataset ? dataset : "latents", index, values, shape, err)
-                      : read_safetensors(path, dataset ? dataset : "latent_tensor", index, values,
-                                         shape, err);
+    const char *tensor = dataset ? dataset : hdf5 ? "latents" : "latent_tensor";
+    int status = hdf5 ? read_hdf5(path, tensor, index, values, shape, err)
+                      : read_safetensors(path, tensor, index, values, shape, err);
+    if (status == 0 && ks_values_finite(*values, elements(shape), err))
+        status = ks_error_wrap(err, "%s: %s%s", path, hdf5 ? "/" : "", tensor);
     if (status) {
         free(*values);
         *values = NULL;

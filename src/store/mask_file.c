@@ -1,6 +1,5 @@
 #include "store/mask_file.h"
 
-#include <math.h>
 #include <png.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "base/values.h"
 #include "model/safetensors.h"
 #include "store/h5.h"
 
@@ -56,12 +56,25 @@ static int need_name(const char *path, const char *name, ks_error *err)
     return ks_error_set(err, "%s: a mask of this file needs its \"tensor\" named", path);
 }
 
+/* What is neither PNG nor HDF5 must begin as a safetensors file does: with a length, and the header's brace. */
+static ks_safetensors *open_safetensors(const char *path, ks_error *err)
+{
+    ks_map map;
+    if (ks_map_open(path, &map, err))
+        return NULL;
+    if (map.size > 8 && map.data[8] == '{')
+        return ks_safetensors_of_map(path, map, err);
+    ks_error_set(err, "%s: neither PNG, safetensors nor HDF5%s", path, ks_safetensors_stranger(map.data, map.size));
+    ks_map_close(&map);
+    return NULL;
+}
+
 static int read_safetensors(const char *path, const char *name, float **values, int shape[3],
                             ks_error *err)
 {
     ks_view view;
     int status = -1;
-    ks_safetensors *st = ks_safetensors_open(path, err);
+    ks_safetensors *st = open_safetensors(path, err);
     if (!st)
         return -1;
     if (need_name(path, name, err) || ks_safetensors_get(st, name, &view, err) ||
@@ -125,6 +138,7 @@ static int channel_of(const char *path, const char *name, ks_error *err)
 /* A PNG that is being read: every failure of the library comes back to try_png. */
 typedef struct reading {
     const char *path;
+    int channel;
     FILE *f;
     png_structp png;
     png_infop info;
@@ -155,6 +169,16 @@ static int check_claim(const reading *r, const int shape[3], ks_error *err)
     return ks_error_set(err, "%s: claims %d x %d pixels, which so small a file cannot hold", r->path, shape[2], shape[1]);
 }
 
+/* A picture without transparency would give a mask that is 0 everywhere. */
+static int check_channel(const reading *r, ks_error *err)
+{
+    bool has_alpha = png_get_color_type(r->png, r->info) & PNG_COLOR_MASK_ALPHA || png_get_valid(r->png, r->info, PNG_INFO_tRNS);
+    if (r->channel != ALPHA || has_alpha)
+        return 0;
+    return ks_error_set(err, "%s: the PNG has no transparency, and so no channel \"alpha\"; save it with its transparency, or give "
+                        "\"red\", \"green\" or \"blue\"", r->path);
+}
+
 /* Whatever the file holds becomes RGBA bytes, values as they are stored. Leaves by longjmp when the
  * library fails. */
 static int read_rgba(reading *r, int shape[3], ks_error *err)
@@ -163,7 +187,7 @@ static int read_rgba(reading *r, int shape[3], ks_error *err)
     png_read_info(r->png, r->info);
     const int64_t size[2] = {png_get_image_height(r->png, r->info),
                              png_get_image_width(r->png, r->info)};
-    if (set_shape(r->path, "the picture", 2, size, shape, err) || check_claim(r, shape, err))
+    if (set_shape(r->path, "the picture", 2, size, shape, err) || check_claim(r, shape, err) || check_channel(r, err))
         return -1;
     png_set_expand(r->png);
     png_set_scale_16(r->png);
@@ -189,9 +213,9 @@ static int try_png(reading *r, int shape[3], ks_error *err)
 
 static int read_png(const char *path, const char *name, float **values, int shape[3], ks_error *err)
 {
-    reading r = {.path = path};
-    int channel = channel_of(path, name, err), status = -1;
-    if (channel < 0)
+    reading r = {.path = path, .channel = channel_of(path, name, err)};
+    int status = -1;
+    if (r.channel < 0)
         return -1;
     r.f = fopen(path, "rb");
     r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r, on_error, on_warning);
@@ -204,8 +228,8 @@ static int read_png(const char *path, const char *name, float **values, int shap
         status = -1;
     if (status == 0) {
         for (size_t i = 0; i < elements(shape); i++) {
-            int byte = r.rgba[i * CHANNELS + (size_t)channel];
-            (*values)[i] = (float)(channel == ALPHA ? 255 - byte : byte) / 255.0F;
+            int byte = r.rgba[i * CHANNELS + (size_t)r.channel];
+            (*values)[i] = (float)(r.channel == ALPHA ? 255 - byte : byte) / 255.0F;
         }
     }
     png_destroy_read_struct(&r.png, &r.info, NULL);
@@ -236,31 +260,24 @@ static bool is_hdf5(const char *path)
     return hdf5;
 }
 
-static int check_finite(const char *path, const float *values, const int shape[3], ks_error *err)
+static int read_any(const char *path, const char *name, float **values, int shape[3], ks_error *err)
 {
-    for (size_t i = 0; i < elements(shape); i++)
-        if (!isfinite(values[i]))
-            return ks_error_set(err,
-                                "%s: the mask holds a value that is not finite; give numbers "
-                                "from 0 to 1",
-                                path);
-    return 0;
+    if (is_png(path))
+        return read_png(path, name, values, shape, err);
+    if (is_hdf5(path))
+        return read_hdf5(path, name, values, shape, err);
+    return read_safetensors(path, name, values, shape, err);
 }
 
 int ks_mask_read(const char *path, const char *name, float **values, int shape[3], ks_error *err)
 {
-    int status;
     *values = NULL;
-    if (is_png(path))
-        status = read_png(path, name, values, shape, err);
-    else if (is_hdf5(path))
-        status = read_hdf5(path, name, values, shape, err);
-    else
-        status = read_safetensors(path, name, values, shape, err);
-    if (status || check_finite(path, *values, shape, err)) {
+    int status = read_any(path, name, values, shape, err);
+    if (status == 0 && ks_values_check(*values, elements(shape), 0, 1, "finite numbers from 0 to 1", err))
+        status = ks_error_wrap(err, "%s%s%s", path, name ? ": " : "", name ? name : "");
+    if (status) {
         free(*values);
         *values = NULL;
-        return -1;
     }
-    return 0;
+    return status;
 }

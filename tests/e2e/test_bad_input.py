@@ -6,7 +6,9 @@ import struct
 import subprocess
 import unittest
 
+import h5py
 import numpy as np
+from PIL import Image
 
 from support import DEMO, Case, ksweep, mpirun, start, write_safetensors
 
@@ -25,7 +27,7 @@ class Models(Case):
     def test_truncated(self):
         with open(DEMO, "rb") as f, open(self.path("m.safetensors"), "wb") as g:
             g.write(f.read(1 << 20))
-        self.refused()
+        self.refused("cut off while it was copied?")
 
     def test_a_header_longer_than_the_file(self):
         with open(self.path("m.safetensors"), "wb") as f:
@@ -82,7 +84,7 @@ class Jobs(Case):
         ({"scheduler": ["karras", "karas"]}, "scheduler[1]", "karras"),
         ({"denoise": 1.5}, "denoise"),
         ({"latent_image": {"width": 100, "height": 64}}, "latent_image.width"),
-        ({"latent_image": {"file": "none.latent"}}, "none.latent"),
+        ({"latent_image": {"file": "none.latent"}}, "job.json: latent_image[0].file: ", "none.latent"),
         ({"positive": {"file": "none.safetensors", "cond": "c"}}, "positive", "none.safetensors"),
         ({"positive": []}, "positive"),
         ({"model": None}, "model"),
@@ -96,7 +98,7 @@ class Jobs(Case):
         ({"end_at_step": 10001}, "end_at_step", "10000"),
         ({"add_noise": "disable"}, "add_noise", "false"),
         ({"positive": [[{"text": "x", "area": [64, 64, 0]}]]}, "area", "height, width, y, x"),
-        ({"positive": [[{"text": "x", "area": [64, 64, 0, 64]}]]}, "positive[0]", "area", "outside"),
+        ({"positive": [[{"text": "x", "area": [64, 64, 0, 64]}]]}, "positive[0]", "area", "64 x 64 pixels at line 0, column 64 (", "outside the picture of 64 x 64"),
         ({"positive": {"text": "x", "mask": {"file": "none.png"}}}, "positive[0]", "none.png"),
         ({"latent_image": {"width": 64, "height": 64, "noise_mask": {"file": "none.h5", "tensor": "m"}}},
          "latent_image[0]", "none.h5"),
@@ -122,6 +124,50 @@ class Jobs(Case):
         write_safetensors(self.path("c.safetensors"), {"c": np.zeros((4, 128), np.float32)})
         done = ksweep("run", self.job(positive={"file": "c.safetensors", "cond": "d"}))
         self.assert_one_line(done, "c.safetensors", '"d"')
+
+    def test_values_that_are_not_finite(self):
+        for value in (np.nan, np.inf):
+            with self.subTest(value=value):
+                context, latent = np.zeros((4, 128), np.float32), np.zeros((1, 4, 8, 8), np.float32)
+                context[3, 7] = latent[0, 1, 2, 3] = value
+                write_safetensors(self.path("c.safetensors"), {"good": np.zeros((4, 128), np.float32), "c": context})
+                write_safetensors(self.path("x.latent"), {"latent_tensor": latent})
+                with h5py.File(self.path("x.h5"), "w") as f:
+                    f["latents"] = latent
+                good = {"file": "c.safetensors", "cond": "good"}
+                for command in ("plan", "run"):
+                    done = ksweep(command, self.job(positive=[good, {"file": "c.safetensors", "cond": "c"}]))
+                    self.assert_one_line(done, "positive[1]", "c.safetensors", '"c"', str(value))
+                    done = ksweep(command, self.job(latent_image={"file": "x.latent"}))
+                    self.assert_one_line(done, "job.json: latent_image[0].file: ", "x.latent", "latent_tensor", str(value))
+                    done = ksweep(command, self.job(latent_image={"file": "x.h5", "dataset": "latents"}))
+                    self.assert_one_line(done, "job.json: latent_image[0].file: ", "x.h5", "/latents", str(value))
+
+    def test_masks_that_cannot_be_meant(self):
+        Image.new("RGB", (64, 64), "white").save(self.path("m.png"))
+        Image.new("RGB", (64, 64), "white").save(self.path("m.jpg"))
+        write_safetensors(self.path("m.safetensors"), {"high": np.full((8, 8), 1.5, np.float32), "low": np.full((8, 8), -1, np.float32)})
+        for mask, *words in (({"file": "m.png", "tensor": "alpha"}, "m.png", "transparency"),
+                             ({"file": "m.jpg"}, "m.jpg", "neither PNG, safetensors nor HDF5", "JPEG"),
+                             ({"file": "m.safetensors", "tensor": "high"}, "m.safetensors", "high", "1.5", "0 to 1"),
+                             ({"file": "m.safetensors", "tensor": "low"}, "m.safetensors", "low", "-1", "0 to 1")):
+            with self.subTest(mask=mask):
+                done = ksweep("plan", self.job(latent_image={"width": 64, "height": 64, "noise_mask": mask}))
+                self.assert_one_line(done, "job.json: latent_image[0].noise_mask: ", *words)
+                done = ksweep("plan", self.job(positive={"text": "x", "mask": mask}))
+                self.assert_one_line(done, "job.json: positive[0]: mask: ", *words)
+
+    def test_a_latent_that_is_a_picture(self):
+        with h5py.File(self.path("x.h5"), "w") as f:
+            f["images"] = np.zeros((1, 64, 64, 3), np.uint8)
+        done = ksweep("plan", self.job(latent_image={"file": "x.h5", "dataset": "images"}))
+        self.assert_one_line(done, "latent_image[0].file", "/images", "whole numbers", "[N, C, H, W]", "/latents")
+
+    def test_too_small_a_limit_of_virtual_memory_is_told_and_nothing_hangs(self):
+        for command in ("plan", "run"):
+            with self.subTest(command=command):
+                done = ksweep(command, self.job(), launcher=["sh", "-c", 'ulimit -v 400000; exec "$0" "$@"'], timeout=60)
+                self.assert_one_line(done, "ulimit -v", "BLAS", "MiB")
 
     def test_a_latent_of_the_wrong_channels(self):
         write_safetensors(self.path("x.latent"), {"latent_tensor": np.zeros((1, 16, 8, 8), np.float32)})

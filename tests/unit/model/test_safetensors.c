@@ -214,6 +214,8 @@ static void files_too_short_for_a_header_are_refused(void **state)
                    "are the limit)");
     write_bytes(path, beyond, sizeof beyond);
     assert_refused(": cut off: the header has 200 bytes, the file 8 behind its length");
+    write_bytes(path, "\xFF\xD8\xFF\xE0 and so on", 14);
+    assert_refused(": no safetensors file: it is a JPEG picture");
     write_bytes(path, "PK\3\4 and so on", 14);
     ks_error err = KS_ERROR_NONE;
     assert_null(ks_safetensors_open(path, &err));
@@ -252,12 +254,12 @@ static void lying_offsets_are_refused(void **state)
     refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", 4,
            ": header: a.data_offsets: begins at 4, behind its end at 0");
     refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 4,
-           ": header: a.data_offsets: ends at byte 8, but the file has 4 bytes of data");
+           ": header: a.data_offsets: ends at byte 8, but the file has 4 bytes of data; was it cut off while it was copied?");
     refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[18446744073709551612,"
            "18446744073709551615]}}",
            4,
            ": header: a.data_offsets: ends at byte 18446744073709551615, but the file has 4 bytes "
-           "of data");
+           "of data; was it cut off while it was copied?");
     refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", 4,
            ": header: a: the shape needs 8 bytes as F32, the offsets give 4");
     refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}",

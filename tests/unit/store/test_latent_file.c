@@ -4,6 +4,8 @@
 #include "store/latent_file.h"
 #include "unit/store/fixture.h"
 
+enum { HELD = 200 }; /* values behind these are infinite */
+
 /* A safetensors file of counting values, with or without the marker of ComfyUI's format. */
 static char *write_safetensors(const char *folder, const char *shape, size_t count, bool marker)
 {
@@ -20,7 +22,7 @@ static char *write_safetensors(const char *folder, const char *shape, size_t cou
     fwrite(&size, sizeof size, 1, f);
     fwrite(header, 1, strlen(header), f);
     for (size_t i = 0; i < count; i++) {
-        float value = (float)i - 3;
+        float value = i < HELD ? (float)i - 3 : INFINITY;
         fwrite(&value, sizeof value, 1, f);
     }
     fclose(f);
@@ -117,6 +119,14 @@ static void what_is_no_latent_is_refused_by_name(void **state)
     free(path);
 }
 
+static void a_latent_that_is_not_finite_is_refused(void **state)
+{
+    char *path = write_safetensors(*state, "[4,4,3,5]", 240, true);
+    assert_refused(path, NULL, -1, "latent_tensor: value 200 of 240 (counted from 0) is inf; give finite numbers");
+    assert_refused(path, NULL, 3, "latent_tensor: value 20 of 60");
+    free(path);
+}
+
 /* /latents [3, 4, 2, 5], /batches [2, 3, 4, 2, 5] and /text of counting doubles and bytes. */
 static char *write_hdf5(const char *folder)
 {
@@ -160,7 +170,7 @@ static void data_sets_of_hdf5_are_read_whole_or_by_item(void **state)
     assert_refused(path, "latents", 3, "no item 3: it has 3");
     assert_refused(path, "none", -1, "/none");
     assert_refused(path, "batches", -1, "5 axes");
-    assert_refused(path, "text", -1, "real numbers");
+    assert_refused(path, "text", -1, "/text holds whole numbers on 4 axes; give a data set of real numbers, [N, C, H, W]");
     free(path);
 }
 
@@ -190,6 +200,7 @@ int main(void)
         TEST(three_axes_are_a_batch_of_one),
         TEST(an_index_takes_one_item_of_the_batch),
         TEST(what_is_no_latent_is_refused_by_name),
+        TEST(a_latent_that_is_not_finite_is_refused),
         TEST(data_sets_of_hdf5_are_read_whole_or_by_item),
         TEST(a_float16_shard_is_read_as_float32),
     };

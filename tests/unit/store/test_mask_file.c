@@ -6,7 +6,7 @@
 #include "store/mask_file.h"
 #include "unit/store/fixture.h"
 
-/* A safetensors file with the tensor "m" of counting values. */
+/* A safetensors file with the tensor "m" of counting values, the 17th of which is above 1. */
 static char *write_tensor(const char *folder, const char *shape, size_t count)
 {
     char *path = ks_format("%s/m.safetensors", folder),
@@ -18,7 +18,7 @@ static char *write_tensor(const char *folder, const char *shape, size_t count)
     fwrite(&size, sizeof size, 1, f);
     fwrite(header, 1, strlen(header), f);
     for (size_t i = 0; i < count; i++) {
-        float value = (float)i / 8;
+        float value = (float)i / 16;
         fwrite(&value, sizeof value, 1, f);
     }
     fclose(f);
@@ -59,7 +59,7 @@ static void tensors_of_two_to_four_axes_are_masks(void **state)
         char *path = write_tensor(*state, cases[k].shape, 12);
         float *values = read_mask(path, "m", cases[k].n, cases[k].h, cases[k].w);
         for (int i = 0; i < 12; i++)
-            assert_true(values[i] == (float)i / 8);
+            assert_true(values[i] == (float)i / 16);
         free(values);
         free(path);
     }
@@ -107,10 +107,35 @@ static void data_sets_of_hdf5_files_are_masks(void **state)
     for (int i = 0; i < 5; i++)
         assert_true(read[i] == (float)i / 4);
     free(read);
-    is_refused(path, "nan", "not finite");
+    is_refused(path, "nan", "m.h5: nan: value 5 of 6 (counted from 0) is nan; give finite numbers from 0 to 1");
     is_refused(path, "none", "none");
     is_refused(path, NULL, "\"tensor\"");
     free(path);
+}
+
+static void values_outside_0_to_1_are_refused(void **state)
+{
+    char *path = write_tensor(*state, "[3,6]", 18);
+    is_refused(path, "m", "m.safetensors: m: value 17 of 18 (counted from 0) is 1.0625; give finite numbers from 0 to 1");
+    free(path);
+}
+
+static void a_file_of_another_format_is_refused_by_what_it_is(void **state)
+{
+    static const struct {
+        const char *bytes, *what;
+    } cases[] = {{"\xFF\xD8\xFF\xE0 JFIF and so on", "neither PNG, safetensors nor HDF5: it is a JPEG picture"},
+                 {"", "neither PNG, safetensors nor HDF5"},
+                 {"a text", "neither PNG, safetensors nor HDF5"}};
+    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
+        char *path = ks_format("%s/m.jpg", (const char *)*state);
+        FILE *f = fopen(path, "wb");
+        assert_non_null(f);
+        fputs(cases[k].bytes, f);
+        fclose(f);
+        is_refused(path, NULL, cases[k].what);
+        free(path);
+    }
 }
 
 static void write_png(const char *path, png_uint_32 format, const void *pixels)
@@ -132,6 +157,7 @@ static void a_channel_of_a_png_is_a_mask(void **state)
         assert_true(values[i] == (float)grey[i] / 255.0F);
     free(values);
     free(read_mask(path, "blue", 1, 2, 3));
+    is_refused(path, "alpha", "m.png: the PNG has no transparency");
     write_png(path, PNG_FORMAT_RGBA, rgba);
     static const char *const channels[] = {"red", "green", "blue", "alpha"};
     for (int c = 0; c < 4; c++) {
@@ -180,6 +206,8 @@ int main(void)
         TEST(tensors_of_two_to_four_axes_are_masks),
         TEST(what_is_no_mask_is_refused),
         TEST(data_sets_of_hdf5_files_are_masks),
+        TEST(values_outside_0_to_1_are_refused),
+        TEST(a_file_of_another_format_is_refused_by_what_it_is),
         TEST(a_channel_of_a_png_is_a_mask),
         TEST(a_damaged_png_is_refused),
     };
