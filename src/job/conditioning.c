@@ -62,6 +62,9 @@ static int check(const ks_cond_ref *c, ks_json v, ks_error *err)
     if (c->has_size && c->file && !c->pooled)
         return ks_json_error(v, err, "has a size but no \"pooled\" that it would go with; give "
                              "\"pooled\" or remove the sizes");
+    if (c->start_percent > c->end_percent)
+        return ks_json_error(ks_json_get(v, "start_percent"), err, "%.15g is behind \"end_percent\", %.15g: it would never be "
+                             "active; give at most that", c->start_percent, c->end_percent);
     return ks_region_check(c->region, v, err);
 }
 

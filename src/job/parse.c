@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "job/conditioning.h"
 #include "job/fields.h"
+#include "job/graph.h"
 #include "job/job.h"
 #include "job/latent.h"
 #include "job/set.h"
@@ -198,7 +199,7 @@ static ks_json_doc *read_document(const char *path, const char *const *sets, int
 static int read_job(ks_job *job, ks_json root, ks_error *err)
 {
     job->tensor = job->rows = job->batch = 1;
-    if (ks_fields_read(root, KS_PART_JOB, job_fields, job, err) != 0 ||
+    if (ks_refuse_graph(root, err) != 0 || ks_fields_read(root, KS_PART_JOB, job_fields, job, err) != 0 ||
         ks_sweep_check(job, err) != 0)
         return -1;
     job->text = ks_json_print(root);

@@ -45,19 +45,20 @@ static double value_at(const range *r, int64_t k)
     return (double)(r->from + k * r->step) / r->scale;
 }
 
-/* Says where the steps go when they do not meet "to". */
-static int misses_end(const range *r, ks_json v, ks_error *err)
+/* Says where the steps go when they do not meet "to", and which of these ends the key takes. */
+static int misses_end(const ks_field *f, const range *r, ks_json v, ks_error *err)
 {
     int64_t k = (r->to - r->from) / r->step;
+    double beyond = value_at(r, k + 1);
     char wanted[160];
-    snprintf(wanted, sizeof wanted,
-             "an end that the steps reach (both ends are included): %.15g or %.15g",
-             value_at(r, k), value_at(r, k + 1));
+    int used = snprintf(wanted, sizeof wanted, "an end that the steps reach (both ends are included): %.15g", value_at(r, k));
+    if (beyond >= f->low && beyond <= f->high)
+        snprintf(wanted + used, sizeof wanted - (size_t)used, " or %.15g", beyond);
     return ks_misfit(ks_json_get(v, "to"), err, wanted);
 }
 
 /* Checks direction, end and number of the steps, and sets the count. */
-static int check(range *r, ks_json v, ks_error *err)
+static int check(const ks_field *f, range *r, ks_json v, ks_error *err)
 {
     int64_t way = r->to - r->from;
     ks_json step = ks_json_get(v, "step");
@@ -67,7 +68,7 @@ static int check(range *r, ks_json v, ks_error *err)
         return ks_misfit(step, err, way > 0 ? "a positive step, as \"to\" is above \"from\""
                                             : "a negative step, as \"to\" is below \"from\"");
     if (way % r->step != 0)
-        return misses_end(r, v, err);
+        return misses_end(f, r, v, err);
     r->count = way / r->step + 1;
     if (r->count > MOST_VALUES)
         return ks_json_error(v, err, "is a range of %lld values; give at most %d",
@@ -101,7 +102,7 @@ int ks_range_doubles(const ks_field *f, void *into, ks_json v, ks_error *err)
     if (find_scale(x, &r) != 0)
         return ks_json_error(v, err, "has numbers of too many digits to step exactly; give at most "
                              "15 significant digits, or a list");
-    if (check(&r, v, err) != 0)
+    if (check(f, &r, v, err) != 0)
         return -1;
     double *values = ks_calloc((size_t)r.count, sizeof *values);
     for (int64_t k = 0; k < r.count; k++)
@@ -117,7 +118,7 @@ int ks_range_ints(const ks_field *f, void *into, ks_json v, ks_error *err)
     if (ks_fields_read(v, KS_PART_RANGE, fields, x, err) != 0)
         return -1;
     range r = {.from = x[0], .to = x[1], .step = x[2], .scale = 1};
-    if (check(&r, v, err) != 0)
+    if (check(f, &r, v, err) != 0)
         return -1;
     int *values = ks_calloc((size_t)r.count, sizeof *values);
     for (int64_t k = 0; k < r.count; k++)

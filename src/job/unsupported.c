@@ -16,7 +16,7 @@ typedef struct refusal {
 static const refusal refusals[] = {
     {KS_PART_LATENT, "image", NULL, "a picture as latent",
      "encode it and give {\"file\": \"x.latent\"}"},
-    {KS_PART_JOB, "precision", "fp8", "\"fp8\"", "give \"auto\", \"fp16\" or \"fp32\""},
+    {KS_PART_JOB, "precision", "fp8", "\"fp8\"", "give \"auto\", \"fp32\", \"fp16\" or \"bf16\""},
 };
 
 static bool applies(const refusal *r, ks_json v)

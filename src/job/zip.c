@@ -69,8 +69,6 @@ int ks_zip_read(ks_job *job, ks_json v, ks_error *err)
     ks_axis alone;
     if (!ks_json_is_array(v))
         return ks_misfit(v, err, "a list, as in [[\"positive\", \"seed\"], \"cfg\"]");
-    if (ks_json_size(v) == 0)
-        return ks_json_error(v, err, "is an empty list; give %s, or remove it", wanted);
     for (int i = 0; i < ks_json_size(v); i++) {
         ks_json item = ks_json_at(v, i);
         if (ks_json_is_array(item) ? read_group(job, item, named, err)

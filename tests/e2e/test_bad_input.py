@@ -74,6 +74,8 @@ class Models(Case):
 class Jobs(Case):
     BAD = [
         ({"stepz": 20}, "stepz", "steps"),
+        ({"CFG": 3}, '"CFG"', 'did you mean "cfg"?'),
+        ({"sampler": "euler"}, '"sampler"', 'did you mean "sampler_name"?'),
         ({"steps": "many"}, "steps"),
         ({"steps": 0}, "steps"),
         ({"cfg": [1.0, "x"]}, "cfg[1]"),
@@ -90,7 +92,7 @@ class Jobs(Case):
         ({"model": None}, "model"),
         ({"ksweep": 2}, "ksweep"),
         ({"noise_device": "gpu"}, "noise_device"),
-        ({"precision": "fp8"}, "precision"),
+        ({"precision": "fp8"}, "precision", '"auto", "fp32", "fp16" or "bf16"'),
         ({"device": "gpu"}, "device"),
         ({"cfg": {"from": 1, "to": 2, "step": 0}}, "cfg"),
         ({"output": {"file": "out.h5", "latents": "float8"}}, "output.latents"),
@@ -114,6 +116,17 @@ class Jobs(Case):
         with open(self.path("job.json"), "w") as f:
             f.write('{"ksweep": 1,\n "model": }')
         self.assert_one_line(ksweep("run", self.path("job.json")), "job.json:2:11")
+
+    def test_a_graph_of_comfyui(self):
+        prompt = {"3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20}}, "4": {"class_type": "VAEDecode", "inputs": {}}}
+        workflow = {"last_node_id": 3, "nodes": [{"id": 3, "type": "KSampler", "widgets_values": [1, "fixed", 20]}], "links": []}
+        for graph in prompt, {"prompt": prompt, "client_id": "x"}, workflow:
+            with self.subTest(graph=graph):
+                with open(self.path("job.json"), "w") as f:
+                    json.dump(graph, f)
+                for more in (), ("-o", self.path("out.h5")):
+                    self.assert_one_line(ksweep("run", self.path("job.json"), *more), "job.json", "ComfyUI graph", "KSampler",
+                                         "docs/job-format.md")
 
     def test_a_conditioning_of_the_wrong_width(self):
         write_safetensors(self.path("c.safetensors"), {"c": np.zeros((4, 32), np.float32)})

@@ -80,7 +80,7 @@ GOOD = [
     *axis("positive", {"lines": "p.txt"}, {"jsonl": "p.jsonl", "key": "p"}),
     *axis("negative", {"lines": "p.txt"}, {"jsonl": "p.jsonl", "key": "n"}),
     *axis("seed", {"lines": "s.txt"}, {"jsonl": "p.jsonl", "key": "s"}),
-    *axis("sweep", ["cfg"], [["cfg"]], ["seed", "cfg", ["positive", "negative"]], [["cfg", "steps", "seed"]]),
+    *axis("sweep", [], ["cfg"], [["cfg"]], ["seed", "cfg", ["positive", "negative"]], [["cfg", "steps", "seed"]]),
     {"positive": {"lines": "p.txt"}, "seed": {"count": 2}, "sweep": [["positive", "seed"]]},
     {"cfg": span(1, 3, 1), "steps": [1, 2, 3], "denoise": [1, 0.5], "scheduler": ["normal", "karras"],
      "sweep": [["steps", "cfg"], ["scheduler", "denoise"]]},
@@ -146,7 +146,7 @@ BAD = [
     *axis("add_noise", 1, "enable", None, [True]),
     *[case for key in ("start_at_step", "end_at_step") for case in axis(key, -1, 10001, 2.5, "3", None, [1, 2])],
     *axis("return_with_leftover_noise", 0, "disable", None, []),
-    *axis("sweep", [], "cfg", None, {}, [[]], [7], ["cgf"], ["batch"], ["Seed"], [["cfg", "cfg"]], [["cfg", ["seed"]]], [None]),
+    *axis("sweep", "cfg", None, {}, [[]], [7], ["cgf"], ["batch"], ["Seed"], [["cfg", "cfg"]], [["cfg", ["seed"]]], [None]),
     *axis("positive", {"lines": ""}, {"lines": 7}, {"lines": "p.txt", "key": "p"}, {"lines": "p.txt", "jsonl": "p.jsonl"},
           {"jsonl": "p.jsonl"}, {"jsonl": "p.jsonl", "key": ""}, {"jsonl": 7, "key": "p"}, {"key": "p"},
           ["a", {"lines": "p.txt"}], {"lines": "p.txt", "text": "a"}),
@@ -165,6 +165,7 @@ UNSAID = [
     {"positive": {"lines": "none.txt"}}, {"positive": {"lines": "blank.txt"}}, {"positive": {"lines": "x.h5"}},
     {"positive": {"jsonl": "p.jsonl", "key": "none"}}, {"positive": {"jsonl": "p.txt", "key": "p"}},
     {"positive": {"jsonl": "p.jsonl", "key": "s"}}, {"seed": {"lines": "p.txt"}}, {"seed": {"jsonl": "p.jsonl", "key": "p"}},
+    {"positive": {"text": "a", "start_percent": 0.6, "end_percent": 0.4}}, {"denoise": span(0, 1, 0.3)},
     {"positive": {"text": "a", "area": [64, 64, 64, 0]}}, {"positive": {"text": "a", "mask": {"file": "none.png"}}},
     {"positive": {"text": "a", "mask": {"file": "m.safetensors"}}},
     {"parallel": {"tensor": 3}}, {"parallel": {"tensor": 64}}, {"parallel": {"rows": 2, "batch_rows": 5}},
@@ -177,7 +178,7 @@ def write_inputs(folder):
     latent = np.zeros((1, 4, 8, 8), np.float32)
     write_safetensors(os.path.join(folder, "c.safetensors"), {"a": context})
     write_safetensors(os.path.join(folder, "m.safetensors"), {"m": np.ones((8, 8), np.float32)})
-    Image.new("L", (8, 8)).save(os.path.join(folder, "m.png"))
+    Image.new("LA", (8, 8)).save(os.path.join(folder, "m.png"))
     write_safetensors(os.path.join(folder, "x.latent"), {"latent_tensor": latent, "latent_format_version_0": latent[0, 0, 0]})
     for name, text in {"p.txt": "a star\n\na circle\r\n", "s.txt": f"7\n {MOST}\n", "blank.txt": " \n\n", "p.jsonl": "".join(
             json.dumps({"p": p, "n": "", "s": s}) + "\n" for p, s in (("a star", 7), ({"text": "a"}, str(MOST))))}.items():

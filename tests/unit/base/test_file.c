@@ -139,6 +139,13 @@ static void edit_distance_counts_edits(void **state)
     assert_string_equal(ks_nearest("eulr", names, 3), "euler");
     assert_string_equal(ks_nearest("huen", names, 3), "heun");
     assert_null(ks_nearest("dpmpp_2m", names, 3));
+    static const char *const keys[] = {"cfg", "sampler_name", "scheduler", "steps"};
+    assert_string_equal(ks_nearest("CFG", keys, 4), "cfg");
+    assert_string_equal(ks_nearest("STEPS", keys, 4), "steps");
+    assert_string_equal(ks_nearest("sampler", keys, 4), "sampler_name");
+    assert_string_equal(ks_nearest("Scheduler_Name", keys, 4), "scheduler");
+    assert_null(ks_nearest("sa", keys, 4));
+    assert_null(ks_nearest("noise", keys, 4));
 }
 
 static void the_clock_moves_on(void **state)

@@ -63,6 +63,8 @@ static const mistake conditioning_mistakes[] = {
      "positive.start_percent: 1.5 does not fit; give a number from 0 to 1"},
     {"positive={\"text\":\"a\",\"end_percent\":-0.1}",
      "positive.end_percent: -0.1 does not fit; give a number from 0 to 1"},
+    {"positive={\"text\":\"a\",\"start_percent\":0.6,\"end_percent\":0.4}",
+     "positive.start_percent: 0.6 is behind \"end_percent\", 0.4: it would never be active; give at most that"},
     {"positive=[[\"a\",{\"text\":\"b\",\"strenght\":1}]]",
      "positive[0][1]: unknown key \"strenght\"; did you mean \"strength\"?"},
     {"negative=[]",
@@ -126,6 +128,10 @@ static const mistake widget_mistakes[] = {
      "denoise: 1.1 does not fit; give a number from 0 to 1"},
     {"denoise=-0.1",
      "denoise: -0.1 does not fit; give a number from 0 to 1"},
+    {"denoise={\"from\":0,\"to\":1,\"step\":0.3}",
+     "denoise.to: 1 does not fit; give an end that the steps reach (both ends are included): 0.9"},
+    {"denoise={\"from\":1,\"to\":0.05,\"step\":-0.3}",
+     "denoise.to: 0.05 does not fit; give an end that the steps reach (both ends are included): 0.1"},
     {"denoise=[]",
      "denoise: is an empty list; give at least one value"},
     {"scheduler=karas",
@@ -300,6 +306,16 @@ static const mistake setting_mistakes[] = {
 static const mistake key_mistakes[] = {
     {"steps_=3",
      "unknown key \"steps_\"; did you mean \"steps\"?"},
+    {"CFG=3",
+     "unknown key \"CFG\"; did you mean \"cfg\"?"},
+    {"Steps=3",
+     "unknown key \"Steps\"; did you mean \"steps\"?"},
+    {"sampler=euler",
+     "unknown key \"sampler\"; did you mean \"sampler_name\"?"},
+    {"cfg_scale=3",
+     "unknown key \"cfg_scale\"; did you mean \"cfg\"?"},
+    {"positive={\"text\":\"a\",\"Strength\":1}",
+     "positive: unknown key \"Strength\"; did you mean \"strength\"?"},
 };
 
 static const mistake region_mistakes[] = {
@@ -375,7 +391,7 @@ static const mistake unsupported[] = {
      "sampler_name: ComfyUI's sampler \"exp_heun_2_x0\" is not supported in this version; give "
      "another, such as \"euler\""},
     {"precision=fp8",
-     "precision: \"fp8\" is not supported in this version; give \"auto\", \"fp16\" or \"fp32\""},
+     "precision: \"fp8\" is not supported in this version; give \"auto\", \"fp32\", \"fp16\" or \"bf16\""},
 };
 
 static void all_are_refused(const mistake *mistakes, size_t count)

@@ -93,6 +93,17 @@ static void zipped_axes_count_once_against_the_limit(void **state)
     free(path);
 }
 
+static void an_empty_list_is_the_grid(void **state)
+{
+    (void)state;
+    ks_job *grid = load_job(AXES, NULL), *job = load_job(AXES, "sweep=[]");
+    assert_int_equal(ks_job_samples(job), ks_job_samples(grid));
+    for (int axis = 0; axis < KS_AXES; axis++)
+        assert_int_equal(ks_job_leader(job, (ks_axis)axis), axis);
+    ks_job_free(grid);
+    ks_job_free(job);
+}
+
 static void mistakes_are_told(void **state)
 {
     (void)state;
@@ -108,9 +119,6 @@ static void mistakes_are_told(void **state)
     job_is_refused(AXES, "sweep=[\"batch\"]",
                    "sweep[0]: no axis is called \"batch\"; the axes are positive, negative, "
                    "latent_image, denoise, scheduler, sampler_name, cfg, steps and seed");
-    job_is_refused(AXES, "sweep=[]",
-                   "sweep: is an empty list; give the name of an axis, or a list of names of axes "
-                   "that walk together, or remove it");
     job_is_refused(AXES, "sweep=[[]]",
                    "sweep[0]: is an empty list; give the name of an axis, or a list of names of "
                    "axes that walk together");
@@ -130,6 +138,7 @@ int main(void)
         cmocka_unit_test(a_group_stands_at_the_place_of_its_slowest_axis),
         cmocka_unit_test(names_alone_change_nothing),
         cmocka_unit_test(zipped_axes_count_once_against_the_limit),
+        cmocka_unit_test(an_empty_list_is_the_grid),
         cmocka_unit_test(mistakes_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
