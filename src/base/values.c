@@ -6,7 +6,7 @@ int ks_values_check(const float *values, size_t n, float low, float high, const 
 {
     for (size_t i = 0; i < n; i++)
         if (!(values[i] >= low && values[i] <= high))
-            return ks_error_set(err, "value %zu of %zu (counted from 0) is %g; give %s", i, n, (double)values[i], wanted);
+            return ks_error_set(err, "value %zu of %zu (counted from 0) is %.9g; give %s", i, n, (double)values[i], wanted);
     return 0;
 }
 

@@ -100,7 +100,7 @@ class Jobs(Case):
         ({"end_at_step": 10001}, "end_at_step", "10000"),
         ({"add_noise": "disable"}, "add_noise", "false"),
         ({"positive": [[{"text": "x", "area": [64, 64, 0]}]]}, "area", "height, width, y, x"),
-        ({"positive": [[{"text": "x", "area": [64, 64, 0, 64]}]]}, "positive[0]", "area", "64 x 64 pixels at line 0, column 64 (", "outside the picture of 64 x 64"),
+        ({"positive": [[{"text": "x", "area": [64, 64, 0, 64]}]]}, "positive[0]", "area", "64 x 64 pixels at line 0, column 64 (", "rounded down to cells of 8 pixels", "outside the picture of 64 x 64"),
         ({"positive": {"text": "x", "mask": {"file": "none.png"}}}, "positive[0]", "none.png"),
         ({"latent_image": {"width": 64, "height": 64, "noise_mask": {"file": "none.h5", "tensor": "m"}}},
          "latent_image[0]", "none.h5"),

@@ -69,8 +69,9 @@ int ks_cpu_reserve_blas(int threads, ks_error *err)
     if (!can_map(needed))
         return ks_error_set(err,
                             "the limit of virtual memory (ulimit -v) is %lld MiB, %lld of them are taken, and the BLAS "
-                            "needs %zu more for %d threads; raise the limit, or take fewer threads (--threads)",
-                            (long long)(limit.rlim_cur >> 20), mapped_mib(), needed, threads);
+                            "needs %zu more for %d thread%s; raise the limit%s",
+                            (long long)(limit.rlim_cur >> 20), mapped_mib(), needed, threads, threads > 1 ? "s" : "",
+                            threads > 1 ? ", or take fewer threads (--threads)" : "");
     for (int i = 0; i < threads; i++)
         buffer[i] = blas_memory_alloc(0);
     for (int i = 0; i < threads; i++)
