@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/values.h"
 #include "cluster/masks.h"
 #include "sampling/regions.h"
 
@@ -142,12 +141,11 @@ static int tensor_of(ks_safetensors *st, const char *name, int rank, ks_view *vi
                                   : "[width] or [1, width]");
 }
 
-/* The tensor's values, all finite; free() them. */
+/* The tensor's values; free() them. Those that are not finite fail their samples, and nobody else's. */
 static float *floats_of(ks_safetensors *st, const char *name, const ks_view *view, ks_error *err)
 {
-    size_t count = (size_t)ks_view_elements(view);
-    float *values = ks_calloc(count, sizeof *values);
-    if (ks_view_floats(view, values, err) || ks_values_finite(values, count, err)) {
+    float *values = ks_calloc((size_t)ks_view_elements(view), sizeof *values);
+    if (ks_view_floats(view, values, err)) {
         ks_error_wrap(err, "%s: tensor \"%s\"", ks_safetensors_path(st), name);
         free(values);
         return NULL;

@@ -152,8 +152,14 @@ class Disks(Files):
 
 
 class NotFinite(Files):
+    def test_what_overflows_fails_its_sample_alone(self):
+        self.fails_alone(3e38)
+
     def test_a_nan_fails_its_sample_alone(self):
-        huge = np.full((1, 8, 32), 3e38, np.float32)
+        self.fails_alone(np.nan)
+
+    def fails_alone(self, value):
+        huge = np.full((1, 8, 32), value, np.float32)
         job = self.tiny_job(positive=[self.context("a"), {"file": "huge.safetensors", "cond": "x"}, self.context("c")],
                             seed={"count": 4}, cfg=[1.0, 2.0], parallel={"batch_rows": 5})
         write_safetensors(self.path("huge.safetensors"), {"x": huge})

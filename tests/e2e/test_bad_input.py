@@ -139,19 +139,15 @@ class Jobs(Case):
         done = ksweep("run", self.job(positive={"file": "c.safetensors", "cond": "d"}))
         self.assert_one_line(done, "c.safetensors", '"d"')
 
-    def test_values_that_are_not_finite(self):
+    def test_a_latent_that_is_not_finite(self):
         for value in (np.nan, np.inf):
             with self.subTest(value=value):
-                context, latent = np.zeros((4, 128), np.float32), np.zeros((1, 4, 8, 8), np.float32)
-                context[3, 7] = latent[0, 1, 2, 3] = value
-                write_safetensors(self.path("c.safetensors"), {"good": np.zeros((4, 128), np.float32), "c": context})
+                latent = np.zeros((1, 4, 8, 8), np.float32)
+                latent[0, 1, 2, 3] = value
                 write_safetensors(self.path("x.latent"), {"latent_tensor": latent})
                 with h5py.File(self.path("x.h5"), "w") as f:
                     f["latents"] = latent
-                good = {"file": "c.safetensors", "cond": "good"}
                 for command in ("plan", "run"):
-                    done = ksweep(command, self.job(positive=[good, {"file": "c.safetensors", "cond": "c"}]))
-                    self.assert_one_line(done, "positive[1]", "c.safetensors", '"c"', str(value))
                     done = ksweep(command, self.job(latent_image={"file": "x.latent"}))
                     self.assert_one_line(done, "job.json: latent_image[0].file: ", "x.latent", "latent_tensor", str(value))
                     done = ksweep(command, self.job(latent_image={"file": "x.h5", "dataset": "latents"}))
