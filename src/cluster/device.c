@@ -85,6 +85,17 @@ static int count_gpus(const ks_device_node *node)
     return t.count;
 }
 
+int ks_device_idle_gpus(const ks_device_node *node, bool share)
+{
+    taken t = {.count = 0};
+    int busy = 0;
+    for (int i = 0; i < node->ranks; i++)
+        take_gpu(&t, &node->view[i], share);
+    for (int i = 0; i < t.count; i++)
+        busy += t.ranks[i] > 0;
+    return count_gpus(node) - busy;
+}
+
 static ks_ops *open_cuda(const ks_job *job, int gpu, ks_error *err)
 {
     const char *precision = strcmp(job->precision, "auto") ? job->precision : "fp16";

@@ -34,6 +34,9 @@ int ks_device_gpu(const ks_device_node *node, int rank, bool share);
 /* Ranks that render on that GPU; those of the node for one that sees none. */
 int ks_device_sharers(const ks_device_node *node, int rank, bool share);
 
+/* GPUs that some rank of the node sees and none renders on: 0 where each rank is bound to its own. */
+int ks_device_idle_gpus(const ks_device_node *node, bool share);
+
 /* The rank's share of the CPUs: each counts for as much as there are ranks bound to it. At least 1. */
 int ks_device_threads(const ks_device_node *node, int rank);
 

@@ -418,6 +418,15 @@ static int open_job(run *r, ks_error *err)
     return 0;
 }
 
+/* GPUs that nobody uses are told, by rank 0 of its own node: as a rule the ranks were forgotten. */
+static void tell_idle_gpus(const run *r, const ks_device_node *node)
+{
+    int idle = ks_device_idle_gpus(node, r->options->share_gpus);
+    if (is_root(r) && idle > 0)
+        ks_log_warn("%d rank%s on this node, and %d of its GPUs idle: start a rank for each GPU (mpirun -n, --ntasks-per-node)",
+                    node->ranks, node->ranks == 1 ? "" : "s", idle);
+}
+
 /* Collective over the node: which of its devices each rank has. */
 static int open_device(run *r, ks_error *err)
 {
@@ -429,6 +438,7 @@ static int open_device(run *r, ks_error *err)
     if (!ks_comm_gather_node(r->comm, &own, sizeof own, all, err)) {
         r->ops = ks_device_open(r->setup.job, &node, rank, o->threads, o->share_gpus, err);
         r->sharers = ks_device_sharers(&node, rank, o->share_gpus);
+        tell_idle_gpus(r, &node);
     }
     free(all);
     if (r->ops && ks_replica_size(r->setup.job) > 1 && strcmp(r->ops->name, "cpu") && r->sharers > 1)

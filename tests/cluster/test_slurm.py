@@ -228,6 +228,19 @@ class Launchers(SlurmCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("sbatch did not take it", done.stderr)
 
+    def test_the_line_for_gpus_can_be_switched_on(self):
+        """sbatch passes over what stands behind the option."""
+        for name in "one-node", "many-nodes", "preemptible", "array", "replica":
+            with open(os.path.join(ROOT, "slurm", name + ".sbatch")) as f:
+                text = re.sub(r"##(SBATCH --gpus-per-node)=\d+", r"#\1=2", f.read())
+            with open(self.path(name), "w") as f:
+                f.write(text)
+            answer = ok("sbatch", "--parsable", "--hold", "--array=0" if name == "array" else "--nodes=1", self.path(name),
+                        self.short, cwd=self.folder)
+            job = Job(answer, self.folder)
+            self.assertIn("gpu:2", job.shown()["TresPerNode"], name)
+            ok("scancel", job.id)
+
     def told_devices(self, text):
         return sorted(re.findall(r"(node\d) task (\d) sees (\S*)", text))
 

@@ -69,6 +69,26 @@ static void they_share_evenly_when_asked_to(void **state)
     assert_int_equal(ks_device_sharers(&node, 3, true), RANKS); /* the CPU */
 }
 
+static void expect_idle(const char *const *gpus, int ranks, bool share, int wanted)
+{
+    ks_device_view all[RANKS];
+    for (int i = 0; i < ranks; i++)
+        all[i] = view(gpus[i], 0, 0);
+    ks_device_node node = {all, ranks};
+    assert_int_equal(ks_device_idle_gpus(&node, share), wanted);
+}
+
+static void gpus_that_no_rank_renders_on_are_counted(void **state)
+{
+    (void)state;
+    expect_idle((const char *const[]){"abcd"}, 1, false, 3);
+    expect_idle((const char *const[]){"abcd", "abcd", "abcd", "abcd"}, 4, false, 0);
+    expect_idle((const char *const[]){"a", "b", "c"}, 3, false, 0); /* --gpus-per-task=1 */
+    expect_idle((const char *const[]){"ab", "cd"}, 2, false, 2);
+    expect_idle((const char *const[]){"ab", "ab", "ab"}, 3, true, 0);
+    expect_idle((const char *const[]){"", ""}, 2, false, 0);
+}
+
 static void ranks_that_are_not_bound_share_the_cpus(void **state)
 {
     (void)state;
@@ -111,6 +131,7 @@ int main(void)
         cmocka_unit_test(ranks_that_are_bound_to_gpus_take_those),
         cmocka_unit_test(more_ranks_than_gpus_are_refused),
         cmocka_unit_test(they_share_evenly_when_asked_to),
+        cmocka_unit_test(gpus_that_no_rank_renders_on_are_counted),
         cmocka_unit_test(ranks_that_are_not_bound_share_the_cpus),
         cmocka_unit_test(ranks_that_are_bound_have_all_their_cpus),
         cmocka_unit_test(more_ranks_than_cpus_have_one_thread_each),
