@@ -6,6 +6,7 @@
 
 #include "backend/ops.h"
 #include "base/file.h"
+#include "base/units.h"
 #include "cluster/axis_text.h"
 #include "cluster/bitmap.h"
 #include "cluster/device.h"

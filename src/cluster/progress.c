@@ -5,21 +5,9 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/units.h"
 
 enum { BAR = 24 };
-
-void ks_duration_text(double seconds, char *text, int size)
-{
-    if (seconds < 0 || seconds > 1e9) {
-        snprintf(text, (size_t)size, "?");
-        return;
-    }
-    long s = (long)(seconds + 0.5), h = s / 3600, m = s / 60 % 60;
-    if (h)
-        snprintf(text, (size_t)size, "%ld:%02ld:%02ld", h, m, s % 60);
-    else
-        snprintf(text, (size_t)size, "%ld:%02ld", m, s % 60);
-}
 
 void ks_progress_start(ks_progress_line *line, bool quiet, double log_seconds)
 {

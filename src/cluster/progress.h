@@ -23,7 +23,4 @@ void ks_progress_show(ks_progress_line *line, const ks_progress *p, int samples_
 /* Draws it a last time and leaves it standing. */
 void ks_progress_end(ks_progress_line *line, const ks_progress *p, int samples_per_point, double rows, int ranks, double now);
 
-/* 3661 -> "1:01:01", 59 -> "0:59"; "?" below 0. */
-void ks_duration_text(double seconds, char *text, int size);
-
 #endif

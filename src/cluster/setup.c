@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/units.h"
 #include "cluster/renderer.h"
-#include "cluster/text.h"
 #include "model/model.h"
 #include "model/split.h"
 #include "model/tokenizer.h"

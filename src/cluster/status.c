@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "cluster/status.h"
 #include "cluster/text.h"
 

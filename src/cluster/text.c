@@ -19,14 +19,3 @@ void ks_text_add(ks_text *text, const char *format, ...)
     }
     va_end(again);
 }
-
-void ks_size_text(double bytes, char *out, int size)
-{
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-    int unit = 0;
-    while (bytes >= 1024 && unit < 6) {
-        bytes /= 1024;
-        unit++;
-    }
-    snprintf(out, (size_t)size, unit ? "%.1f %s" : "%.0f %s", bytes, units[unit]);
-}

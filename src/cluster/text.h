@@ -12,7 +12,4 @@ typedef struct ks_text {
 
 void ks_text_add(ks_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* "1.5 GiB", "320 B". */
-void ks_size_text(double bytes, char *out, int size);
-
 #endif
