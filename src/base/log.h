@@ -14,6 +14,9 @@ void ks_log_set_rank(int rank);
 
 void ks_log(ks_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The same, but a line that it has said before in this process is not said again. For what is found out several times. */
+void ks_log_once(ks_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #define ks_log_error(...) ks_log(KS_LOG_ERROR, __VA_ARGS__)
 #define ks_log_warn(...) ks_log(KS_LOG_WARN, __VA_ARGS__)
 #define ks_log_info(...) ks_log(KS_LOG_INFO, __VA_ARGS__)

@@ -229,7 +229,7 @@ static void open_all(ks_sources *s, ks_error *why)
         if (!source->usable && source->number < 0)
             *why = wrong;
         else if (!source->usable)
-            ks_log_warn("this shard is left out: %s", wrong.text);
+            ks_log_once(KS_LOG_WARN, "this shard is left out: %s", wrong.text);
         s->unreadable += !source->usable;
     }
 }
