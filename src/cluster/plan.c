@@ -1,6 +1,5 @@
 /* ksweep plan: what a job would run, without running it. */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,8 +12,11 @@
 #include "cluster/load.h"
 #include "cluster/progress.h"
 #include "cluster/replica.h"
+#include "cluster/resume.h"
+#include "cluster/row_count.h"
 #include "cluster/select.h"
 #include "cluster/setup.h"
+#include "cluster/target.h"
 #include "cluster/text.h"
 #include "ksweep/ksweep.h"
 #include "model/model.h"
@@ -42,119 +44,29 @@ static void add_axis(ks_text *text, const ks_job *job, ks_axis axis)
     ks_text_add(text, "\n");
 }
 
-/* What decides network rows: those of the positive or the negative side, by samplers with as many evaluations as steps tell
- * or by adaptive ones. */
-typedef struct part {
-    bool negative, adaptive;
-    bool opposite;        /* rows that a side has for the other side's areas, or its own */
-    ks_conditions *cells; /* rows count by their part of the picture; NULL: each is one */
-} part;
-
-static double items(const ks_conditioning *value, part p)
-{
-    if (p.cells)
-        return ks_conditions_cells(p.cells, value, p.opposite);
-    return p.opposite ? ks_conditions_areas(value) : value->count;
-}
-
-/* Steps that are left of a schedule of `steps`. */
-static int steps_run(const ks_job *job, int steps)
-{
-    int end = job->end_at_step < steps ? job->end_at_step : steps;
-    return end > job->start_at_step ? end - job->start_at_step : 0;
-}
-
-enum { ADAPTIVE_STEPS_GUESS = 40 };
-
-static bool weighs(ks_axis axis)
-{
-    return axis == KS_AXIS_POSITIVE || axis == KS_AXIS_NEGATIVE || axis == KS_AXIS_SAMPLER || axis == KS_AXIS_CFG ||
-           axis == KS_AXIS_STEPS;
-}
-
-/* The factor that value k of an axis gives to a sample's rows. */
-static double weight(const ks_job *job, ks_axis axis, uint64_t k, part p)
-{
-    int evaluations;
-    switch (axis) {
-    case KS_AXIS_POSITIVE:
-        return p.negative == p.opposite ? items(&job->positive[k], p) : 1;
-    case KS_AXIS_NEGATIVE:
-        return p.negative != p.opposite ? items(&job->negative[k], p) : 1;
-    case KS_AXIS_CFG:
-        return p.negative ? fabs(job->cfg[k] - 1.0) > 1e-9 : 1;
-    case KS_AXIS_SAMPLER:
-        evaluations = ks_sampler_at(job->sampler[k])->evaluations;
-        return p.adaptive ? (evaluations ? 0 : ADAPTIVE_STEPS_GUESS) : evaluations;
-    case KS_AXIS_STEPS:
-        return p.adaptive ? steps_run(job, job->steps[k]) > 0 : steps_run(job, job->steps[k]);
-    default:
-        return 1;
-    }
-}
-
-/* Sum over the values of an axis and of those that walk with it. */
-static double sum_group(const ks_job *job, ks_axis leader, part p)
-{
-    uint64_t size = ks_job_axis_size(job, leader);
-    double sum = 0;
-    bool any = false;
-    for (int a = 0; a < KS_AXES; a++)
-        any |= ks_job_leader(job, (ks_axis)a) == leader && weighs((ks_axis)a);
-    for (uint64_t k = 0; k < size && any; k++) {
-        double product = 1;
-        for (int a = 0; a < KS_AXES; a++) {
-            if (ks_job_leader(job, (ks_axis)a) == leader)
-                product *= weight(job, (ks_axis)a, k, p);
-        }
-        sum += product;
-    }
-    return any ? sum : (double)size;
-}
+/* What is planned. */
+typedef struct plan {
+    ks_setup setup;
+    ks_selection selection;
+    ks_ops *ops;
+    bool stand_in;       /* ops is this machine's CPU, and the job's device another one */
+    ks_store_info *old;  /* of an output that is there; NULL: there is none */
+    ks_resume resume;    /* what that holds */
+    uint64_t *left_map;  /* points that are left to render; NULL: all of the selection's map */
+    ks_target_want want; /* how many they are */
+} plan;
 
 /* The KSampler calls that are planned; NULL: all. */
-static const uint64_t *planned(const ks_selection *selection)
+static const uint64_t *planned(const plan *p)
 {
-    return selection->mine_map ? selection->mine_map : selection->wanted_map;
+    const ks_selection *s = &p->selection;
+    return p->left_map ? p->left_map : s->mine_map ? s->mine_map : s->wanted_map;
 }
 
-/* Rows of all KSampler calls in the map, whose latents are a batch each. */
-static double sum_points(const ks_job *job, const ks_selection *selection, part p)
+/* Network rows of what is planned. */
+static double count_rows(const plan *p, ks_conditions *cells)
 {
-    double rows = 0;
-    for (uint64_t point = 0; point < selection->points; point++) {
-        uint64_t at[KS_AXES];
-        double product = job->batch;
-        if (!ks_bit(planned(selection), point))
-            continue;
-        ks_job_coordinates(job, point * (uint64_t)job->batch, at);
-        for (int a = 0; a < KS_AXES; a++)
-            product *= weight(job, (ks_axis)a, at[a], p);
-        rows += product;
-    }
-    return rows;
-}
-
-/* Rows of the whole sweep: a product over the axes. */
-static double multiply_axes(const ks_job *job, part p)
-{
-    double product = 1;
-    for (int a = 0; a < KS_AXES; a++) {
-        if (!job->behind[a])
-            product *= sum_group(job, (ks_axis)a, p);
-    }
-    return product;
-}
-
-/* Network rows of what is planned. cells: counted by their part of the picture. */
-static double count_rows(const ks_setup *s, const ks_selection *selection, bool cells)
-{
-    double rows = 0;
-    for (int i = 0; i < 8; i++) {
-        part p = {.negative = i & 1, .adaptive = i & 2, .opposite = i & 4, .cells = cells ? s->conditions : NULL};
-        rows += planned(selection) ? sum_points(s->job, selection, p) : multiply_axes(s->job, p);
-    }
-    return rows;
+    return p->want.todo ? ks_row_count(p->setup.job, planned(p), p->selection.points, cells) : 0;
 }
 
 /* Some sampler chooses its own steps. */
@@ -195,14 +107,28 @@ static double measure_rate(ks_ops *ops)
     return best;
 }
 
-static void add_samples(ks_text *text, const ks_setup *s, const ks_selection *selection)
+static void add_samples(ks_text *text, const plan *p)
 {
-    uint64_t batch = (uint64_t)s->job->batch;
-    ks_text_add(text, "samples:        %llu latents of %d x %d x %d", (unsigned long long)(selection->mine * batch), s->shape[1],
-                s->shape[2], s->shape[3]);
-    if (planned(selection))
-        ks_text_add(text, ", of %llu in the sweep", (unsigned long long)(selection->points * batch));
+    const ks_selection *s = &p->selection;
+    const int *shape = p->setup.shape;
+    uint64_t batch = (uint64_t)p->setup.job->batch;
+    ks_text_add(text, "samples:        %llu latents of %d x %d x %d", (unsigned long long)(s->mine * batch), shape[1], shape[2], shape[3]);
+    if (s->mine_map || s->wanted_map)
+        ks_text_add(text, ", of %llu in the sweep", (unsigned long long)(s->points * batch));
     ks_text_add(text, "\n");
+}
+
+/* What of them an existing output holds, by its rows' own fields. */
+static void add_done(ks_text *text, const plan *p)
+{
+    uint64_t batch = (uint64_t)p->setup.job->batch, done = p->selection.mine - p->want.todo;
+    if (!p->old)
+        return;
+    ks_text_add(text, "already there:  %llu of them, %llu are left to render (with the model of sha256 %.12s...)\n",
+                (unsigned long long)(done * batch), (unsigned long long)(p->want.todo * batch), p->old->model_sha256);
+    if (strcmp(p->old->backend, p->ops->name) || strcmp(p->old->precision, p->ops->precision))
+        ks_text_add(text, "                begun on %s in %s, and this machine is another: go on where that is\n", p->old->backend,
+                    p->old->precision);
 }
 
 /* How many ranks have a model, and what each of them has of it. */
@@ -219,23 +145,38 @@ static void add_layout(ks_text *text, const ks_job *job)
     ks_text_add(text, "; start %d ranks, or a multiple\n", size);
 }
 
-static void add_sizes(ks_text *text, const ks_setup *s, const ks_ops *ops, double samples, int rows)
+static void add_memory(ks_text *text, const plan *p, int rows)
 {
-    const ks_job *job = s->job;
-    double cells = (double)s->shape[2] * s->shape[3];
-    double latents = cells * s->shape[1] * (job->latents_float16 ? 2 : 4), images = job->images ? cells * 64 * 3 : 0;
-    char weights[32], row[32], whole[32], file[32], follower[32];
-    ks_memory_need need = ks_setup_memory(s, ops);
+    int size = ks_replica_size(p->setup.job);
+    char weights[32], row[32], whole[32], follower[32];
+    ks_memory_need need = ks_setup_memory(&p->setup, p->ops);
     ks_size_text(need.weights, weights, sizeof weights);
     ks_size_text(need.row, row, sizeof row);
     ks_size_text(need.fixed + rows * need.row, whole, sizeof whole);
-    ks_size_text((latents + images) * samples, file, sizeof file);
     ks_text_add(text, "memory a rank:  about %s (weights %s, %d rows of about %s)", whole, weights, rows, row);
     ks_size_text(need.follower_weights + rows * need.follower_row, follower, sizeof follower);
-    if (ks_replica_size(job) > 1)
-        ks_text_add(text, " on the first of each %d, %s on the others", ks_replica_size(job), follower);
+    if (size > 1)
+        ks_text_add(text, " on the first of each %d, %s on the others", size, follower);
     ks_text_add(text, "\n");
-    ks_text_add(text, "output:         %s, about %s\n", job->output, file);
+}
+
+/* The whole output's size, when what is left of the selection is rendered. */
+static int add_output(ks_text *text, const plan *p, ks_error *err)
+{
+    char size[32], most[32];
+    ks_target_room room;
+    bool collects = p->want.todo || ks_store_has_shards(p->setup.job->output);
+    if (ks_target_find_room(&p->setup, p->ops, &p->want, &room, err))
+        return -1;
+    ks_size_text(room.output, size, sizeof size);
+    ks_size_text(room.most, most, sizeof most);
+    ks_text_add(text, "output:         %s, about %s", p->setup.job->output, size);
+    if (collects && room.most > room.output)
+        ks_text_add(text, ", %s while it is merged", most);
+    ks_text_add(text, "\n");
+    if (collects && (!room.renders || !room.merges))
+        ks_text_add(text, "disk:           warning: %s\n", room.text);
+    return 0;
 }
 
 static int text_tokens(const ks_setup *s)
@@ -256,41 +197,117 @@ static void add_time(ks_text *text, const ks_setup *s, ks_ops *ops, double rows)
 }
 
 /* The job's device, or this machine's CPU where it has no such device: plans are made on login nodes too. */
-static ks_ops *plan_device(const ks_job *job, ks_error *err)
+static int open_device(plan *p, ks_error *err)
 {
     ks_error absent = KS_ERROR_NONE;
-    ks_ops *ops = ks_device_open_alone(job, 0, &absent);
-    return ops ? ops : ks_ops_cpu(0, err);
+    p->ops = ks_device_open_alone(p->setup.job, 0, &absent);
+    p->stand_in = !p->ops;
+    if (!p->ops)
+        p->ops = ks_ops_cpu(0, err);
+    return p->ops ? 0 : -1;
+}
+
+/* Whether this machine is one that the run could go on at. A job for any device may be planned on a machine without the one that it
+ * was begun on. */
+static bool judges_device(const plan *p)
+{
+    bool same = p->old && !strcmp(p->old->backend, p->ops->name);
+    return !p->stand_in && (same || strcmp(p->setup.job->device, "auto"));
+}
+
+/* Looks at an existing output as a run does, but for the model's digest: the one that the output tells is believed. */
+static int look_at_output(plan *p, ks_error *err)
+{
+    const ks_job *job = p->setup.job;
+    if (ks_target_open(&p->setup, NULL, &p->old, err))
+        return -1;
+    if (!p->old)
+        return 0;
+    if ((judges_device(p) && ks_target_match(&p->setup, p->ops, p->old, err)) || ks_target_check_rows(job, p->old->batch_rows, err) ||
+        ks_setup_believe_model(&p->setup, p->old->model_sha256, err) || ks_resume_glance(&p->resume, &p->setup, job->output, err))
+        return -1;
+    return ks_target_check_foreign(job, p->old->samples, p->resume.foreign, err);
+}
+
+/* What is left to render: of the selection, where something is there. */
+static void list_left(plan *p)
+{
+    const ks_selection *s = &p->selection;
+    const uint64_t *mine = s->mine_map ? s->mine_map : s->wanted_map;
+    uint64_t done = 0, *map = p->old ? ks_resume_points(&p->resume, &done) : NULL;
+    p->want = (ks_target_want){.todo = s->mine, .left = s->mine, .done = done};
+    if (!map)
+        return;
+    p->want.todo = 0;
+    p->left_map = ks_calloc((size_t)ks_bitmap_words(s->points), sizeof *p->left_map);
+    for (uint64_t i = 0; i < s->points; i++) {
+        if (ks_bit(map, i) || (mine && !ks_bit(mine, i)))
+            continue;
+        ks_bit_set(p->left_map, i);
+        p->want.todo++;
+    }
+    p->want.left = p->want.todo;
+    free(map);
+}
+
+static void plan_close(plan *p)
+{
+    ks_resume_close(&p->resume);
+    ks_store_info_free(p->old);
+    free(p->left_map);
+    if (p->ops)
+        p->ops->free(p->ops);
+    ks_selection_free(&p->selection);
+    ks_setup_close(&p->setup);
+}
+
+/* All that is to be known, in the order in which a run finds it wrong. */
+static int plan_open(plan *p, const ks_run_options *o, ks_error *err)
+{
+    ks_job *job = ks_job_from_source(&o->job, err);
+    if (!job || ks_setup_open(&p->setup, job, err) || ks_select(&p->selection, job, o->filters, o->filter_count, o->shard, err) ||
+        ks_setup_check(&p->setup, err) || open_device(p, err) || look_at_output(p, err))
+        return -1;
+    list_left(p);
+    return 0;
+}
+
+/* Rows of a network call: what the output was begun with, what the job says, or what suits the machine. */
+static int choose_rows(const plan *p, int *rows, ks_error *err)
+{
+    *rows = p->old ? p->old->batch_rows : p->setup.job->batch_rows;
+    return *rows ? 0 : ks_setup_choose_rows(&p->setup, p->ops, 1, false, rows, err);
+}
+
+static int add_all(ks_text *text, const plan *p, ks_error *err)
+{
+    const ks_job *job = p->setup.job;
+    int batch_rows;
+    if (choose_rows(p, &batch_rows, err))
+        return -1;
+    ks_text_add(text, "job:            %s\nmodel:          %s (%s, %s)\naxes, slowest first:\n", job->path, job->model,
+                p->setup.config.family, job->prediction);
+    for (int axis = 0; axis < KS_AXES; axis++)
+        add_axis(text, job, (ks_axis)axis);
+    add_samples(text, p);
+    add_done(text, p);
+    ks_text_add(text, "network rows:   %s%.0f, %d in each call\n", is_adaptive(job) ? "about " : "", count_rows(p, NULL), batch_rows);
+    add_layout(text, job);
+    add_memory(text, p, batch_rows);
+    if (add_output(text, p, err))
+        return -1;
+    add_time(text, &p->setup, p->ops, count_rows(p, p->setup.conditions));
+    return 0;
 }
 
 char *ks_plan(const ks_run_options *o, ks_error *err)
 {
-    ks_setup s = {0};
-    ks_selection selection = {0};
+    plan p = {0};
     ks_text text = {0};
-    int batch_rows = 0;
-    ks_job *job = ks_job_from_source(&o->job, err);
-    ks_ops *ops = NULL;
-    if (!job || ks_setup_open(&s, job, err) || ks_select(&selection, job, o->filters, o->filter_count, o->shard, err) ||
-        ks_setup_check(&s, err) || !(ops = plan_device(job, err)))
-        goto cleanup;
-    batch_rows = job->batch_rows;
-    if (!batch_rows && ks_setup_choose_rows(&s, ops, 1, false, &batch_rows, err))
-        goto cleanup;
-    ks_text_add(&text, "job:            %s\nmodel:          %s (%s, %s)\naxes, slowest first:\n", job->path, job->model,
-                s.config.family, job->prediction);
-    for (int axis = 0; axis < KS_AXES; axis++)
-        add_axis(&text, job, (ks_axis)axis);
-    add_samples(&text, &s, &selection);
-    ks_text_add(&text, "network rows:   %s%.0f, %d in each call\n", is_adaptive(job) ? "about " : "",
-                count_rows(&s, &selection, false), batch_rows);
-    add_layout(&text, job);
-    add_sizes(&text, &s, ops, (double)selection.mine * job->batch, batch_rows);
-    add_time(&text, &s, ops, count_rows(&s, &selection, true));
-cleanup:
-    if (ops)
-        ops->free(ops);
-    ks_selection_free(&selection);
-    ks_setup_close(&s);
+    if (plan_open(&p, o, err) || add_all(&text, &p, err)) {
+        free(text.bytes);
+        text.bytes = NULL;
+    }
+    plan_close(&p);
     return text.bytes;
 }

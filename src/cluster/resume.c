@@ -164,13 +164,15 @@ static void add_known(ks_resume *r, const ks_rescan *known)
     r->done = count_bits(r->sample_done, words);
 }
 
-int ks_resume_open(ks_resume *r, const ks_setup *setup, const char *output, ks_error *err)
+/* check: latents are held against their digests, and what is found out is kept. */
+static int look(ks_resume *r, const ks_setup *setup, const char *output, bool check, ks_error *err)
 {
     *r = (ks_resume){.setup = setup, .samples = ks_job_samples(setup->job)};
     r->keyer = ks_job_keyer_new(setup->job, &setup->digests);
     ks_scan_counts counts = {0};
     ks_rescan known = {.samples = r->samples, .sweep = sweep_id(setup)};
-    int status = ks_store_rescan(output, &known, see_row, r, &counts, err);
+    int status = check ? ks_store_rescan(output, &known, see_row, r, &counts, err)
+                       : ks_store_glance(output, &known, false, see_row, r, &counts, err);
     if (!status) {
         add_known(r, &known);
         r->bad = counts.bad;
@@ -178,9 +180,19 @@ int ks_resume_open(ks_resume *r, const ks_setup *setup, const char *output, ks_e
             ks_log_warn("%s: %llu rows fail their digest and are rendered again", output, (unsigned long long)counts.bad);
         place_strays(r);
     }
-    bool in_place = !status && !r->strays; /* else collecting asks for the strays' places too */
+    bool in_place = check && !status && !r->strays; /* else collecting asks for the strays' places too */
     ks_store_rescan_end(&known, in_place ? r->sample_done : NULL, in_place ? r->sample_tried : NULL);
     return status;
+}
+
+int ks_resume_open(ks_resume *r, const ks_setup *setup, const char *output, ks_error *err)
+{
+    return look(r, setup, output, true, err);
+}
+
+int ks_resume_glance(ks_resume *r, const ks_setup *setup, const char *output, ks_error *err)
+{
+    return look(r, setup, output, false, err);
 }
 
 void ks_resume_close(ks_resume *r)

@@ -23,6 +23,8 @@ typedef struct ks_resume {
 /* Reads the output's rows (each latent is held against its digest, once: store/checked.h) and finds their places in the
  * sweep. */
 int ks_resume_open(ks_resume *r, const ks_setup *setup, const char *output, ks_error *err);
+/* The same by the rows' own fields: latents are not read, and nothing is written. */
+int ks_resume_glance(ks_resume *r, const ks_setup *setup, const char *output, ks_error *err);
 void ks_resume_close(ks_resume *r);
 
 /* The row's index in this sweep, by its key; -1: none. (ks_store_collect's index_of.) */

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,6 +28,7 @@
 #include "cluster/select.h"
 #include "cluster/setup.h"
 #include "cluster/share.h"
+#include "cluster/target.h"
 #include "cluster/worker.h"
 #include "ksweep/ksweep.h"
 #include "sampling/sampler.h"
@@ -61,7 +61,8 @@ typedef struct run {
     char *folder; /* OUT.d */
     int sharers;  /* ranks that share this one's device */
     int rows;
-    uint64_t todo; /* points that this run is to render */
+    uint64_t todo;       /* points that this run is to render, */
+    uint64_t left, done; /* that it and others are to, and those that are there */
     bool load_early; /* there is surely something to render */
     bool complete; /* everything that was asked for is there, collected */
     bool idle;     /* there is nothing to render, but perhaps to collect */
@@ -117,17 +118,16 @@ static int agree(run *r, int rc, ks_error *err)
     return -1;
 }
 
-/* The folder of the output must exist and take files: found out before anything is rendered. */
+/* What can be seen of the output's place is, and a file can be made there: found out before anything is rendered. */
 static int check_output(const char *output, ks_error *err)
 {
-    struct stat status;
-    if (!stat(output, &status) && !S_ISREG(status.st_mode))
-        return ks_error_set(err, "%s: the output exists and is no regular file", output);
+    if (ks_target_check(output, err))
+        return -1;
     char *probe = ks_format("%s.probe-%ld", output, (long)getpid());
     FILE *f = fopen(probe, "wx");
     int rc = 0;
     if (!f)
-        rc = ks_error_set(err, "%s: the output cannot be written there: %s", output, strerror(errno));
+        rc = ks_target_unwritable(output, err);
     else
         fclose(f);
     if (f)
@@ -136,74 +136,34 @@ static int check_output(const char *output, ks_error *err)
     return rc;
 }
 
-/* What is to be rendered must fit on the disk; a file system that does not tell its free space is believed to have it. */
-static int check_space(const run *r, ks_error *err)
-{
-    const ks_job *job = r->setup.job;
-    const int *s = r->setup.shape;
-    double cells = (double)s[2] * s[3];
-    double row = cells * s[1] * (job->latents_float16 ? 2 : 4) + (job->images ? cells * 64 * 3 : 0);
-    double needed = row * (double)r->todo * s[0];
-    char *folder = ks_path_beside(job->output, ".");
-    struct statvfs fs;
-    bool known = folder && !statvfs(folder, &fs);
-    free(folder);
-    double available = known ? (double)fs.f_bavail * (double)fs.f_frsize : needed;
-    if (needed <= available)
-        return 0;
-    return ks_error_set(err, "%s: what is left to render takes %.1f MiB and its disk has %.1f MiB free", job->output,
-                        needed / 0x1p20, available / 0x1p20);
-}
-
-/* Whether an output was begun with another layout than the job's, which gives other bits. */
-static int match_layout(const ks_job *job, const char *old, ks_error *err)
-{
-    char *own = ks_record_parallel(job);
-    int rc = 0;
-    if (strcmp(old, own))
-        rc = ks_error_set(err, "%s was begun with parallel %s, this run has %s: put it back, or name another output.file", job->output,
-                          old, own);
-    free(own);
-    return rc;
-}
-
 /* An existing output goes on only with what it was begun with; its batch rows are taken over. */
-static int match_output(run *r, ks_error *err)
-{
-    ks_store_info *old = NULL;
-    const ks_job *job = r->setup.job;
-    int found = ks_store_info_read(job->output, &old, err);
-    if (found <= 0)
-        return found;
-    int rc = 0;
-    const int *s = r->setup.shape;
-    if (strcmp(old->model_sha256, r->setup.sha256))
-        rc = ks_error_set(err, "%s was begun with another model (sha256 %.12s..., now %.12s...): name another output.file",
-                          job->output, old->model_sha256, r->setup.sha256);
-    else if (old->channels != s[1] || old->height != s[2] || old->width != s[3])
-        rc = ks_error_set(err, "%s holds latents of %d x %d x %d, this job makes %d x %d x %d: name another output.file",
-                          job->output, old->channels, old->height, old->width, s[1], s[2], s[3]);
-    else if (old->float16 != job->latents_float16 || old->images != job->images)
-        rc = ks_error_set(err, "%s was begun with latents as %s, images %s: keep output.latents and output.images, or name "
-                          "another output.file", job->output, old->float16 ? "float16" : "float32", old->images ? "on" : "off");
-    else if (strcmp(old->backend, r->ops->name) || strcmp(old->precision, r->ops->precision))
-        rc = ks_error_set(err, "%s was begun on %s in %s, this run is on %s in %s: name another output.file", job->output,
-                          old->backend, old->precision, r->ops->name, r->ops->precision);
-    else
-        rc = match_layout(job, old->parallel, err);
-    r->rows = old->batch_rows;
-    ks_store_info_free(old);
-    return rc;
-}
-
 static int look_at_output(run *r, ks_error *err)
 {
-    const char *output = r->setup.job->output;
-    if (match_output(r, err) || ks_resume_open(&r->resume, &r->setup, output, err))
+    const ks_job *job = r->setup.job;
+    ks_store_info *old;
+    int rc = ks_target_open(&r->setup, r->ops, &old, err);
+    uint64_t samples = old ? old->samples : 0;
+    r->rows = old ? old->batch_rows : 0;
+    ks_store_info_free(old);
+    if (rc || ks_resume_open(&r->resume, &r->setup, job->output, err))
         return -1;
-    if (r->resume.foreign)
-        return ks_error_set(err, "%s holds %llu samples that this job does not ask for: name another output.file, or put "
-                            "their values back", output, (unsigned long long)r->resume.foreign);
+    return ks_target_check_foreign(job, samples, r->resume.foreign, err);
+}
+
+/* What is to be rendered must fit on the disk; that the merged file will not fit beside it is told now. */
+static int check_space(const run *r, ks_error *err)
+{
+    const char *output = r->setup.job->output;
+    ks_target_want want = {.todo = r->todo, .left = r->left, .done = r->done};
+    ks_target_room room;
+    if (r->complete)
+        return 0;
+    if (ks_target_find_room(&r->setup, r->ops, &want, &room, err))
+        return -1;
+    if (!room.renders)
+        return ks_error_set(err, "%s: %s", output, room.text);
+    if (!room.merges)
+        ks_log_warn("%s: %s", output, room.text);
     return 0;
 }
 
@@ -256,10 +216,7 @@ static int choose_rows(run *r, ks_error *err)
         return -1;
     if (check_rows(r, r->folder, err))
         return -1;
-    if (job->batch_rows && r->rows != job->batch_rows)
-        return ks_error_set(err, "%s: parallel.batch_rows is %d and %s was begun with %d: leave it out or keep it", job->path,
-                            job->batch_rows, job->output, r->rows);
-    return 0;
+    return ks_target_check_rows(job, r->rows, err);
 }
 
 /* Whether all rows lie in OUT itself. */
@@ -290,6 +247,8 @@ static uint64_t *list_done(run *r)
         else
             r->todo += left;
     }
+    r->done = done;
+    r->left = mine ? wanted_left : r->todo;
     r->idle = !r->todo;
     r->complete = r->idle && !wanted_left && is_collected(r);
     return map;
@@ -749,8 +708,9 @@ static int collect(run *r, ks_error *err)
         return 0;
     r->record.info.end_time = (double)time(NULL);
     ks_layout_clear(r->folder);
-    return ks_store_collect(r->setup.job->output, &r->record.info, ks_record_collect_mode(&r->setup), ks_resume_index,
-                            &r->resume, err);
+    int rc = ks_store_collect(r->setup.job->output, &r->record.info, ks_record_collect_mode(&r->setup), ks_resume_index, &r->resume,
+                              err);
+    return rc < 0 ? ks_target_not_collected(&r->setup, err) : rc;
 }
 
 /* Rank 0, when all that it asked for is rendered: a run of the whole collects; a part does when it is the last one and nothing

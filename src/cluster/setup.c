@@ -1,6 +1,7 @@
 #include "cluster/setup.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -112,11 +113,9 @@ static int digest_file(ks_setup *s, ks_error *err)
     return 0;
 }
 
-/* Weights, what the JSON beside them says, and the tokenizer's files. */
-int ks_setup_digest_model(ks_setup *s, ks_error *err)
+/* Weights (by their digest), what the JSON beside them says, and the tokenizer's files. */
+static int digest_parts(ks_setup *s, ks_error *err)
 {
-    if (digest_file(s, err))
-        return -1;
     const ks_model_config *c = &s->config;
     ks_hasher *h = ks_hasher_new();
     ks_hasher_add_text(h, s->sha256);
@@ -132,6 +131,17 @@ int ks_setup_digest_model(ks_setup *s, ks_error *err)
         rc = add_file(h, s->tokenizer, "vocab.json", err) || add_file(h, s->tokenizer, "merges.txt", err) ? -1 : 0;
     s->digests.model = ks_hasher_end(h);
     return rc;
+}
+
+int ks_setup_digest_model(ks_setup *s, ks_error *err)
+{
+    return digest_file(s, err) ? -1 : digest_parts(s, err);
+}
+
+int ks_setup_believe_model(ks_setup *s, const char *sha256, ks_error *err)
+{
+    snprintf(s->sha256, sizeof s->sha256, "%s", sha256);
+    return digest_parts(s, err);
 }
 
 static int digest_side(ks_setup *s, const char *axis, const ks_conditioning *values, int count, ks_hash128 *out,

@@ -200,6 +200,32 @@ cleanup:
     return status;
 }
 
+double ks_info_bytes(const ks_store_info *info)
+{
+    ks_store_info rest = *info;
+    double bytes = 0;
+    for (int i = 0; i < LISTS; i++) {
+        for (int k = 0; k < count_of(info, i); k++)
+            bytes += (double)(strlen(lists[i].name) + strlen(list_of(info, i)[k])) + 2;
+        set_list(&rest, i, NULL, 0);
+    }
+    pairs p = make_pairs(&rest, 1);
+    free(p.bytes);
+    return bytes + (double)p.size;
+}
+
+double ks_info_published_bytes(const ks_store_info *info)
+{
+    enum { OF_A_TEXT = 16 + 16 + 8 }; /* HDF5's reference to it, the head of its place, and what that is rounded up by, at most */
+    double bytes = 0;
+    for (int i = 0; i < TEXTS; i++)
+        bytes += OF_A_TEXT + (double)strlen(text_of(info, i) ? text_of(info, i) : "");
+    for (int i = 0; i < LISTS; i++)
+        for (int k = 0; k < count_of(info, i); k++)
+            bytes += OF_A_TEXT + (double)strlen(list_of(info, i)[k]);
+    return bytes;
+}
+
 static int put_time(hid_t file, const char *path, const char *name, double seconds, ks_error *err)
 {
     char text[32], unix_name[32];

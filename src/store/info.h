@@ -21,6 +21,11 @@ size_t ks_info_image_bytes(const ks_store_info *info);  /* of one picture, were 
 int ks_info_write(hid_t file, const char *path, const ks_store_info *info, double created,
                   ks_error *err);
 
+/* Bytes of /info, */
+double ks_info_bytes(const ks_store_info *info);
+/* and about those of what ks_info_publish writes. */
+double ks_info_published_bytes(const ks_store_info *info);
+
 /* What users of a collected file read: attributes of the root group, /positive, /negative and
  * /latent_image. */
 int ks_info_publish(hid_t file, const char *path, const ks_store_info *info, ks_error *err);

@@ -180,8 +180,8 @@ static int walk_all(scanner *s, ks_rescan_state *state, bool check, ks_error *er
     return status;
 }
 
-/* Lists the files and walks them; r NULL: nothing is known of them. anyone: what decides the samples' order is not asked. */
-static int scan(const char *out, bool check, ks_rescan *r, bool anyone, scanner *s, ks_error *err)
+/* Lists the files and walks them; r NULL: nothing is known of them. any_order: what decides the samples' order is not asked. */
+static int scan(const char *out, bool check, ks_rescan *r, bool any_order, scanner *s, ks_error *err)
 {
     ks_store_info *info = NULL;
     ks_rescan_state *state = r ? r->state : NULL;
@@ -195,7 +195,7 @@ static int scan(const char *out, bool check, ks_rescan *r, bool anyone, scanner 
     if (state) {
         state->complete = !s->sources->unreadable;
         state->mapped = state->known.samples && state->known.samples == r->samples &&
-                        (anyone || ks_hash_equal(&state->known.sweep, &r->sweep)) &&
+                        (any_order || ks_hash_equal(&state->known.sweep, &r->sweep)) &&
                         maps_hold(&state->known, s->sources);
     }
     if (!first_info(s->sources, &info, err)) {
@@ -242,14 +242,14 @@ int ks_store_rescan(const char *out, ks_rescan *r,
     return scan(out, true, r, false, &s, err);
 }
 
-int ks_store_glance(const char *out, ks_rescan *r,
+int ks_store_glance(const char *out, ks_rescan *r, bool any_order,
                     int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
                                ks_error *err),
                     void *self, ks_scan_counts *counts, ks_error *err)
 {
     scanner s = {.see = see, .self = self, .counts = counts, .latents.source = -1};
     start_state(out, r);
-    return scan(out, false, r, true, &s, err);
+    return scan(out, false, r, any_order, &s, err);
 }
 
 /* What is to be kept: new bitmaps where they are of all files, else the known ones where they hold, else none. */

@@ -122,9 +122,9 @@ int ks_store_rescan(const char *out, ks_rescan *r,
  * is of the sample that its index names, to be kept for the next time; else NULL. */
 void ks_store_rescan_end(ks_rescan *r, const uint64_t *done, const uint64_t *tried);
 
-/* As ks_store_scan without check, for ksweep status: what a restart has kept of a sweep of so many samples stands for the
- * rows of the files that it was kept of. */
-int ks_store_glance(const char *out, ks_rescan *r,
+/* As ks_store_scan without check, for ksweep status and plan: what a restart has kept of the sweep stands for the rows of the files
+ * that it was kept of. any_order: of a sweep of so many samples, in whatever order. Nothing is kept for the next time. */
+int ks_store_glance(const char *out, ks_rescan *r, bool any_order,
                     int (*see)(void *self, const ks_row *row, int shard, uint64_t place,
                                ks_error *err),
                     void *self, ks_scan_counts *counts, ks_error *err);
@@ -142,6 +142,11 @@ void ks_store_info_free(ks_store_info *info);
  * when rows were found to be damaged on the way: their samples are missing in OUT. */
 int ks_store_collect(const char *out, const ks_store_info *info, const char *mode,
                      int64_t (*index_of)(void *self, const ks_row *row), void *self, ks_error *err);
+
+/* About what files take: a shard of so many rows, and a collected OUT, whose table has every sample of the sweep, with so many done.
+ * A virtual one has no rows of its own. */
+double ks_store_shard_bytes(const ks_store_info *info, double rows);
+double ks_store_out_bytes(const ks_store_info *info, double done, bool is_virtual);
 
 /* --- reading an output, collected or not --- */
 

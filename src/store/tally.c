@@ -154,7 +154,7 @@ static int glance(counter *c, ks_error *err)
     uint64_t samples = c->tally->info->samples;
     ks_rescan known = {.samples = samples};
     ks_scan_counts counts;
-    int status = ks_store_glance(c->sources->out, &known, glance_row, c, &counts, err);
+    int status = ks_store_glance(c->sources->out, &known, true, glance_row, c, &counts, err);
     for (uint64_t i = 0; i < samples && !status; i++) {
         bool done = c->state[i] == DONE || (known.done && bit(known.done, i));
         c->tally->done += done;

@@ -218,6 +218,46 @@ class Outputs(Case):
         with open(self.path("out.h5")) as f:
             self.assertEqual(f.read(), "my notes")
 
+    def test_plan_refuses_what_run_refuses(self):
+        with open(self.path("notes.md"), "w") as f:
+            f.write("my notes")
+        shutil.copy(DEMO, self.path("m.safetensors"))
+        shutil.copy(DEMO.replace(".safetensors", ".json"), self.path("m.json"))
+        shutil.copytree(os.path.join(os.path.dirname(DEMO), "tokenizer"), self.path("tokenizer"))
+        job = self.job(model="m.safetensors")
+        before = sorted(os.listdir(self.folder))
+        for out in "/", self.folder + "/.", self.folder, self.path("none/x.h5"), self.path("notes.md"), self.path("m.safetensors"):
+            with self.subTest(out=out):
+                planned = ksweep("plan", job, "-o", out)
+                self.assert_one_line(planned)
+                self.assertEqual((planned.stdout, sorted(os.listdir(self.folder))), ("", before))
+                self.assertEqual(ksweep("run", job, "-o", out).stderr, planned.stderr)
+
+    def test_plan_refuses_an_output_that_run_would_not_go_on_with(self):
+        self.run_ok("run", self.job(cfg=[2.0, 4.0], parallel={"batch_rows": 4}))
+        for keys in ({"output": {"file": "out.h5", "latents": "float16"}}, {"output": {"file": "out.h5", "images": True}},
+                     {"latent_image": {"width": 128, "height": 64}}, {"cfg": [2.0, 5.0]}, {"parallel": {"batch_rows": 8}}):
+            with self.subTest(keys=keys):
+                job = self.job(**{"cfg": [2.0, 4.0], **keys})
+                planned = ksweep("plan", job)
+                self.assert_one_line(planned, "out.h5")
+                self.assertEqual(ksweep("run", job).stderr, planned.stderr)
+
+    def test_a_job_that_shrank_is_pointed_to_filters(self):
+        self.run_ok("run", self.job(cfg=[2.0, 4.0], seed=[1, 2]))
+        shrunk = self.job(cfg=4.0, seed=[1, 2])
+        self.assert_one_line(ksweep("run", shrunk), "2 samples that this job does not ask for", "--filter")
+        self.assertNotIn("--filter", self.assert_one_line(ksweep("run", self.job(cfg=[4.0, 5.0], seed=[1, 2]))))
+        self.run_ok("run", self.job(cfg=[2.0, 4.0], seed=[1, 2]), "--filter", "cfg=4")
+
+    def test_a_shard_that_cannot_be_read_is_named_once(self):
+        self.run_ok("run", self.job(seed=[1, 2]), "--shard", "0/2")
+        with open(self.path("out.h5.d", "shard-0007.h5"), "w") as f:
+            f.write("no HDF5")
+        done = self.run_ok("run", self.job(seed=[1, 2]))
+        self.assertEqual(done.stderr.count("shard-0007.h5"), done.stderr.count("this shard is left out"), done.stderr)
+        self.assertEqual(done.stderr.count("this shard is left out"), 1, done.stderr)
+
     def test_another_model_on_the_same_output(self):
         self.run_ok("run", self.job())
         before = self.latents(self.path("out.h5"))
@@ -245,6 +285,26 @@ class Outputs(Case):
         done = ksweep("run", self.job(seed={"start": 1, "count": 1000}), "-o", folder + "/out.h5")
         self.assert_one_line(done, "out.h5", "MiB")
         self.assertEqual(os.listdir(folder), [])
+
+        self.assertIn("disk:           warning: what is left to render", self.run_ok(
+            "plan", self.job(seed={"start": 1, "count": 1000}), "-o", folder + "/out.h5").stdout)
+
+    def test_a_disk_that_has_no_room_for_a_merge(self):
+        folder = self.mount("400k")
+        out = folder + "/out.h5"
+        job = self.tiny_job(seed={"start": 1, "count": 60}, latent_image={"width": 128, "height": 128})
+        self.assertIn("disk:           warning: what is left to render fits", self.run_ok("plan", job, "-o", out).stdout)
+        done = ksweep("run", job, "-o", out, "--quiet")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        lines = done.stderr.strip().splitlines()
+        self.assertEqual(len(lines), 2, done.stderr)
+        for line in lines:
+            self.assertIn("--set output.collect=virtual", line)
+        self.assertIn("merging, which makes a second copy, takes", lines[0])
+        self.assertIn("out.h5.part: cannot write: No space left on device; all that is rendered is safe", lines[1])
+        done = self.run_ok("run", job, "-o", out, "--quiet", "--set", "output.collect=virtual")
+        self.assertIn("all 60 samples were there already", done.stdout)
+        self.assertEqual(done.stderr, "")
 
     def test_a_disk_that_fills_up(self):
         folder = self.mount("2m")

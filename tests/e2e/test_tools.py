@@ -1,6 +1,7 @@
 """plan, status, sheet, verify, model, help."""
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -39,6 +40,50 @@ class Tools(Case):
         saved = int(done.split(" saved by sharing")[0].split()[-1])
         self.assertEqual(planned, rows + saved)
         self.assertGreater(saved, 0)
+
+    def planned(self, *args):
+        """What plan says: samples that are there, that are left, network rows. Nothing is written by it, whatever is there."""
+        before = self.everything()
+        text = self.run_ok("plan", *args).stdout
+        self.assertEqual(self.everything(), before)
+        there, left = re.search(r"already there: +(\d+) of them, (\d+) are left", text).groups()
+        return int(there), int(left), int(re.search(r"network rows: +(\d+)", text).group(1))
+
+    def everything(self):
+        found = []
+        for folder, _, names in os.walk(self.folder):
+            found += [(folder, os.stat(folder).st_mtime_ns)]
+            found += [(name, os.stat(os.path.join(folder, name)).st_mtime_ns) for name in names]
+        return sorted(found)
+
+    def test_plan_counts_what_is_there(self):
+        job = self.job(seed=[1, 2, 3], cfg=[1.0, 3.0])
+        self.assertNotIn("already there", self.run_ok("plan", job).stdout)
+        self.run_ok("run", job, "--shard", "0/3")  # shards alone
+        self.assertEqual(self.planned(job)[:2], (2, 4))
+        self.assertEqual(self.planned(job, "--shard", "0/3"), (2, 0, 0))
+        self.assertEqual(self.planned(job, "--shard", "1/3")[:2], (0, 2))
+        self.run_ok("run", job, "--filter", "cfg=3")
+        self.assertEqual(self.planned(job, "--filter", "cfg=3"), (3, 0, 0))
+        there, left, rows = self.planned(job)
+        self.assertEqual((there + left, rows), (6, 3 * left))  # those of cfg 1: a row for each of 3 steps
+        self.run_ok("run", job)
+        self.assertEqual(self.planned(job), (6, 0, 0))
+        grown = self.job(seed=[5, 1, 2, 3], cfg=[1.0, 2.0, 3.0])  # at other indices
+        self.assertEqual(self.planned(grown)[:2], (6, 6))
+        self.run_ok("run", grown, "--set", "output.collect=virtual")
+        self.assertEqual(self.planned(grown, "--set", "output.collect=virtual"), (12, 0, 0))
+
+    def test_plan_knows_the_size_of_the_output(self):
+        with open(self.path("p.txt"), "w") as f:
+            f.writelines(f"a red circle, number {i} of a long list of prompts\n" for i in range(3000))
+        job = self.job(positive={"lines": "p.txt"})
+        units = {"B": 1, "KiB": 2**10, "MiB": 2**20}
+        for options in ["--filter", "index=0..9"], ["--filter", "index=0..29", "--set", "output.images=true", "-o", self.path("i.h5")]:
+            value, unit = re.search(r"output: .*, about (\S+) (\w+)", self.run_ok("plan", job, *options).stdout).groups()
+            out = self.run_ok("run", job, "-q", *options).stdout.splitlines()[-1]
+            size = os.stat(out).st_blocks * 512
+            self.assertLess(abs(float(value) * units[unit] / size - 1), 0.1, (value, unit, size))
 
     def test_model_tells_what_a_checkpoint_is(self):
         done = self.run_ok("model", DEMO).stdout

@@ -214,15 +214,19 @@ static void a_glance_counts_what_is_known_and_what_is_new(void **state)
     assert_restart(out, sweep, ROWS, 0, ROWS);
     put_shard(out, 100);
     ks_rescan r = {.samples = SAMPLES};
-    assert_int_equal(ks_store_glance(out, &r, see, &s, &counts, &err), 0);
+    assert_int_equal(ks_store_glance(out, &r, true, see, &s, &counts, &err), 0);
     assert_int_equal(s.rows, ROWS);
     assert_non_null(r.done);
     assert_int_equal(r.done[0], ((uint64_t)1 << ROWS) - 1);
     assert_int_equal(counts.shards, 2);
     ks_store_rescan_end(&r, NULL, NULL);
     assert_restart(out, sweep, ROWS, 0, 2 * ROWS);
+    r = (ks_rescan){.samples = SAMPLES}; /* in another order: nothing is known */
+    assert_int_equal(ks_store_glance(out, &r, false, see, &s, &counts, &err), 0);
+    assert_null(r.done);
+    ks_store_rescan_end(&r, NULL, NULL);
     r = (ks_rescan){.samples = SAMPLES + 1}; /* a sweep of another size: nothing is known */
-    assert_int_equal(ks_store_glance(out, &r, see, &s, &counts, &err), 0);
+    assert_int_equal(ks_store_glance(out, &r, true, see, &s, &counts, &err), 0);
     assert_null(r.done);
     ks_store_rescan_end(&r, NULL, NULL);
     free(out);
