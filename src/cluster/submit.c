@@ -14,6 +14,7 @@
 #include "cluster/load.h"
 #include "cluster/replica.h"
 #include "cluster/setup.h"
+#include "cluster/target.h"
 #include "cluster/text.h"
 #include "ksweep/ksweep.h"
 #include "ksweep_slurm.h"
@@ -87,16 +88,35 @@ static int check_name(const char *option, const char *name, ks_error *err)
                         option, name);
 }
 
+/* Whether a line of --sbatch is --array, as sbatch reads it: it takes names cut short, and -a. */
+static bool is_array(const char *text)
+{
+    size_t name = strcspn(text, "= \t");
+    return (text[0] == '-' && text[1] == 'a') || (name >= strlen("--ar") && !strncmp(text, "--array", name));
+}
+
+/* Options of sbatch go into the script as they are. The tasks of an array would all render the whole job into one output. */
+static int check_sbatch(const char *text, ks_error *err)
+{
+    if (text[0] != '-' || strchr(text, '\n'))
+        return ks_error_set(
+            err, "--sbatch: \"%s\" is no option of sbatch; --sbatch=--mem=64G would be one", text);
+    if (is_array(text))
+        return ks_error_set(err,
+                            "--sbatch: \"%s\": this script's tasks would refuse each other the output; "
+                            "slurm/array.sbatch is the script for an array, each task of which "
+                            "renders a part (--shard)",
+                            text);
+    return 0;
+}
+
 static int check_options(const ks_submit_options *o, int64_t *seconds, ks_error *err)
 {
     if (check_name("--partition", o->partition, err) || check_name("--account", o->account, err))
         return -1;
     for (int i = 0; i < o->sbatch_count; i++) {
-        const char *text = o->sbatch[i];
-        if (text[0] != '-' || strchr(text, '\n'))
-            return ks_error_set(
-                err, "--sbatch: \"%s\" is no option of sbatch; --sbatch=--mem=64G would be one",
-                text);
+        if (check_sbatch(o->sbatch[i], err))
+            return -1;
     }
     return o->time ? parse_time(o->time, seconds, err) : 0;
 }
@@ -122,10 +142,14 @@ static int check_job(script *s, ks_error *err)
 {
     const ks_job_source *source = &s->options->job;
     ks_setup setup = {0};
+    ks_store_info *old = NULL;
     ks_job *job = ks_job_from_source(source, err);
     int rc = job ? ks_setup_open(&setup, job, err) : -1;
     if (!rc)
+        rc = ks_target_open(&setup, NULL, &old, err);
+    if (!rc)
         rc = count_tasks(s, setup.job, err);
+    ks_store_info_free(old);
     if (!rc && source->output)
         s->output = ks_strdup(setup.job->output);
     ks_setup_close(&setup);

@@ -121,6 +121,32 @@ class Submit(Case):
         self.assert_one_line(ksweep("submit", self.job(model="none.safetensors")), "none.safetensors")
         self.assertEqual(os.listdir(self.folder), ["job.json"])
 
+    def test_an_output_that_cannot_be_written_is_not_submitted(self):
+        job = self.job()
+        for out, *words in ("none/x.h5", "none/x.h5", "No such file"), (".", "no regular file"), ("job.json", "not an output of ksweep"):
+            for dry in [], ["--dry-run"]:
+                done = self.submit(job, "-o", self.path(out), *dry, sbatch="echo submitted")
+                self.assert_one_line(done, *words)
+                self.assertEqual(done.stdout, "")
+        self.assert_one_line(self.submit(self.job(output={"file": "none/x.h5"}), sbatch="echo submitted"), "none/x.h5", "No such file")
+        self.assertFalse(os.path.exists(self.path("job.sbatch")))
+        self.run_ok("run", self.job())
+        self.assert_one_line(self.submit(self.job(output={"file": "out.h5", "latents": "float16"})), "out.h5 was begun with")
+
+    def test_an_array_is_refused(self):
+        job = self.job()
+        for option in "--array=0-1", "--array 0-1", "-a0-1", "-a 0-1", "--arr=3":
+            with self.subTest(option=option):
+                self.assert_one_line(ksweep("submit", job, "--sbatch=" + option), "--sbatch", option, "slurm/array.sbatch", "--shard")
+        self.assertEqual(os.listdir(self.folder), ["job.json"])
+        self.assertIn("--acctg-freq=30", self.directives(job, "--sbatch=--acctg-freq=30"))
+
+    def test_the_scripts_say_that_gpus_want_as_many_tasks(self):
+        for name in "one-node", "many-nodes", "preemptible", "array", "replica":
+            with open(os.path.join(ROOT, "slurm", name + ".sbatch")) as f:
+                line = next(line for line in f if line.startswith("##SBATCH --gpus-per-node"))
+            self.assertIn("--ntasks-per-node", line, name)
+
     def test_sbatch_gets_the_script_and_its_answer_is_shown(self):
         done = self.submit(self.job(), sbatch='echo "Submitted batch job 7"; while read -r x; do echo "$x"; done <"$1"')
         self.assertEqual(done.returncode, 0, done.stderr)
