@@ -60,6 +60,7 @@ typedef struct run {
     ks_record record;
     char *folder; /* OUT.d */
     int sharers;  /* ranks that share this one's device */
+    int idle_gpus; /* of this rank's node */
     int rows;
     uint64_t todo;       /* points that this run is to render, */
     uint64_t left, done; /* that it and others are to, and those that are there */
@@ -301,6 +302,15 @@ static int load_early(run *r, ks_error *err)
     return agree(r, early ? load_model(r, err) : 0, err);
 }
 
+/* GPUs of rank 0's node that nobody uses are told, where there is something to render: as a rule the ranks were forgotten. */
+static void tell_idle_gpus(const run *r)
+{
+    int ranks = ks_comm_local_size(r->comm);
+    if (r->todo && r->idle_gpus)
+        ks_log_warn("%d rank%s on this node, and %d of its GPUs idle: start a rank for each GPU (mpirun -n, --ntasks-per-node)", ranks,
+                    ranks == 1 ? "" : "s", r->idle_gpus);
+}
+
 /* Rank 0's look at the output; what it decides is sent to the others. */
 static int decide(run *r, ks_error *err)
 {
@@ -312,7 +322,10 @@ static int decide(run *r, ks_error *err)
                                       .deadline_seconds = deadline(r)};
     r->coordinator = ks_coordinator_new(&options, err);
     free(map);
-    return r->coordinator ? check_space(r, err) : -1;
+    if (!r->coordinator || check_space(r, err))
+        return -1;
+    tell_idle_gpus(r);
+    return 0;
 }
 
 static int share_decisions(run *r, ks_error *err)
@@ -377,15 +390,6 @@ static int open_job(run *r, ks_error *err)
     return 0;
 }
 
-/* GPUs that nobody uses are told, by rank 0 of its own node: as a rule the ranks were forgotten. */
-static void tell_idle_gpus(const run *r, const ks_device_node *node)
-{
-    int idle = ks_device_idle_gpus(node, r->options->share_gpus);
-    if (is_root(r) && idle > 0)
-        ks_log_warn("%d rank%s on this node, and %d of its GPUs idle: start a rank for each GPU (mpirun -n, --ntasks-per-node)",
-                    node->ranks, node->ranks == 1 ? "" : "s", idle);
-}
-
 /* Collective over the node: which of its devices each rank has. */
 static int open_device(run *r, ks_error *err)
 {
@@ -397,7 +401,7 @@ static int open_device(run *r, ks_error *err)
     if (!ks_comm_gather_node(r->comm, &own, sizeof own, all, err)) {
         r->ops = ks_device_open(r->setup.job, &node, rank, o->threads, o->share_gpus, err);
         r->sharers = ks_device_sharers(&node, rank, o->share_gpus);
-        tell_idle_gpus(r, &node);
+        r->idle_gpus = ks_device_idle_gpus(&node, o->share_gpus);
     }
     free(all);
     if (r->ops && ks_replica_size(r->setup.job) > 1 && strcmp(r->ops->name, "cpu") && r->sharers > 1)
