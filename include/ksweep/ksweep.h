@@ -80,8 +80,8 @@ void ks_catch_signals(void);
  * err.text is set only where the line is to be printed. */
 int ks_run(const ks_run_options *options, ks_run_summary *summary, ks_error *err);
 
-/* What would run, as text for people. Of the options, threads and what is shown do not matter. An output that a run would refuse is an
- * error, but for one of another model, whose file is not read through. Writes nothing. */
+/* What would run, as text for people. Of the options, threads and what is shown do not matter. It tells of an output that a run
+ * would refuse, but for one of another model, whose file is not read through. Writes nothing. */
 char *ks_plan(const ks_run_options *options, ks_error *err);
 
 /* How to render a job on a Slurm cluster. Numbers that are 0 and texts that are NULL are left to Slurm where nothing is said. */
@@ -98,10 +98,10 @@ typedef struct ks_submit_options {
     int sbatch_count;
 } ks_submit_options;
 
-/* The batch script that does it, after a look at the job, its model and the place of its output. */
+/* The batch script that does it, after a look at the job and its model. */
 char *ks_submit_script(const ks_submit_options *options, ks_error *err);
 
-/* The same into a file. One that is there is replaced only when it was written by this function. */
+/* The same into a file, after a look at the place of the output too. One that is there is replaced only when it was written by this function. */
 int ks_submit_write(const ks_submit_options *options, const char *path, ks_error *err);
 
 typedef struct ks_counts { /* of an output's sweep */

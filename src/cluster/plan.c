@@ -50,8 +50,9 @@ typedef struct plan {
     ks_selection selection;
     ks_ops *ops;
     bool stand_in;       /* ops is this machine's CPU, and the job's device another one */
-    ks_store_info *old;  /* of an output that is there; NULL: there is none */
+    ks_store_info *old;  /* of an output that is there and would go on; NULL: there is none */
     ks_resume resume;    /* what that holds */
+    ks_error refusal;    /* why a run would refuse the output; "": it would not */
     uint64_t *left_map;  /* points that are left to render; NULL: all of the selection's map */
     ks_target_want want; /* how many they are */
 } plan;
@@ -174,7 +175,9 @@ static int add_output(ks_text *text, const plan *p, ks_error *err)
     if (collects && room.most > room.output)
         ks_text_add(text, ", %s while it is merged", most);
     ks_text_add(text, "\n");
-    if (collects && (!room.renders || !room.merges))
+    if (p->refusal.text[0])
+        ks_text_add(text, "                warning: a run would be refused: %s\n", p->refusal.text);
+    else if (collects && (!room.renders || !room.merges))
         ks_text_add(text, "disk:           warning: %s\n", room.text);
     return 0;
 }
@@ -215,8 +218,8 @@ static bool judges_device(const plan *p)
     return !p->stand_in && (same || strcmp(p->setup.job->device, "auto"));
 }
 
-/* Looks at an existing output as a run does, but for the model's digest: the one that the output tells is believed. */
-static int look_at_output(plan *p, ks_error *err)
+/* Looks at the output's place as a run does, but for the model's digest: the one that the output tells is believed. */
+static int check_output(plan *p, ks_error *err)
 {
     const ks_job *job = p->setup.job;
     if (ks_target_open(&p->setup, NULL, &p->old, err))
@@ -227,6 +230,17 @@ static int look_at_output(plan *p, ks_error *err)
         ks_setup_believe_model(&p->setup, p->old->model_sha256, err) || ks_resume_glance(&p->resume, &p->setup, job->output, err))
         return -1;
     return ks_target_check_foreign(job, p->old->samples, p->resume.foreign, err);
+}
+
+/* The plan of a run that would be refused is one of a run into an output of its own. */
+static void look_at_output(plan *p)
+{
+    if (!check_output(p, &p->refusal))
+        return;
+    ks_resume_close(&p->resume);
+    ks_store_info_free(p->old);
+    p->resume = (ks_resume){0};
+    p->old = NULL;
 }
 
 /* What is left to render: of the selection, where something is there. */
@@ -266,8 +280,9 @@ static int plan_open(plan *p, const ks_run_options *o, ks_error *err)
 {
     ks_job *job = ks_job_from_source(&o->job, err);
     if (!job || ks_setup_open(&p->setup, job, err) || ks_select(&p->selection, job, o->filters, o->filter_count, o->shard, err) ||
-        ks_setup_check(&p->setup, err) || open_device(p, err) || look_at_output(p, err))
+        ks_setup_check(&p->setup, err) || open_device(p, err))
         return -1;
+    look_at_output(p);
     list_left(p);
     return 0;
 }
@@ -275,7 +290,7 @@ static int plan_open(plan *p, const ks_run_options *o, ks_error *err)
 /* Rows of a network call: what the output was begun with, what the job says, or what suits the machine. */
 static int choose_rows(const plan *p, int *rows, ks_error *err)
 {
-    *rows = p->old ? p->old->batch_rows : p->setup.job->batch_rows;
+    *rows = p->old && p->old->batch_rows > 0 ? p->old->batch_rows : p->setup.job->batch_rows;
     return *rows ? 0 : ks_setup_choose_rows(&p->setup, p->ops, 1, false, rows, err);
 }
 

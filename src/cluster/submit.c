@@ -142,14 +142,10 @@ static int check_job(script *s, ks_error *err)
 {
     const ks_job_source *source = &s->options->job;
     ks_setup setup = {0};
-    ks_store_info *old = NULL;
     ks_job *job = ks_job_from_source(source, err);
     int rc = job ? ks_setup_open(&setup, job, err) : -1;
     if (!rc)
-        rc = ks_target_open(&setup, NULL, &old, err);
-    if (!rc)
         rc = count_tasks(s, setup.job, err);
-    ks_store_info_free(old);
     if (!rc && source->output)
         s->output = ks_strdup(setup.job->output);
     ks_setup_close(&setup);
@@ -320,10 +316,22 @@ static int check_own(const char *path, ks_error *err)
         path);
 }
 
+/* Where the output goes must be there when the script is made for good; a look at one does not need it. */
+static int check_target(const ks_submit_options *options, ks_error *err)
+{
+    ks_setup setup = {0};
+    ks_store_info *old = NULL;
+    ks_job *job = ks_job_from_source(&options->job, err);
+    int rc = job && !ks_setup_open(&setup, job, err) ? ks_target_open(&setup, NULL, &old, err) : -1;
+    ks_store_info_free(old);
+    ks_setup_close(&setup);
+    return rc;
+}
+
 int ks_submit_write(const ks_submit_options *options, const char *path, ks_error *err)
 {
     char *text = ks_submit_script(options, err);
-    int rc = text ? check_own(path, err) : -1;
+    int rc = text && !check_target(options, err) ? check_own(path, err) : -1;
     FILE *f = rc ? NULL : fopen(path, "w");
     if (f) {
         bool written = fputs(text, f) >= 0;

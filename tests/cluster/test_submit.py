@@ -123,11 +123,11 @@ class Submit(Case):
 
     def test_an_output_that_cannot_be_written_is_not_submitted(self):
         job = self.job()
-        for out, *words in ("none/x.h5", "none/x.h5", "No such file"), (".", "no regular file"), ("job.json", "not an output of ksweep"):
-            for dry in [], ["--dry-run"]:
-                done = self.submit(job, "-o", self.path(out), *dry, sbatch="echo submitted")
-                self.assert_one_line(done, *words)
-                self.assertEqual(done.stdout, "")
+        for out, *words in ("none/x.h5", "none/x.h5", "No such file"), (".", "no regular file"), ("job.json", "no HDF5 file"):
+            done = self.submit(job, "-o", self.path(out), sbatch="echo submitted")
+            self.assert_one_line(done, *words)
+            self.assertEqual(done.stdout, "")
+            self.assertIn(out, self.run_ok("submit", job, "-o", self.path(out), "--dry-run").stdout)
         self.assert_one_line(self.submit(self.job(output={"file": "none/x.h5"}), sbatch="echo submitted"), "none/x.h5", "No such file")
         self.assertFalse(os.path.exists(self.path("job.sbatch")))
         self.run_ok("run", self.job())

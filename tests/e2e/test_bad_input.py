@@ -218,7 +218,14 @@ class Outputs(Case):
         with open(self.path("out.h5")) as f:
             self.assertEqual(f.read(), "my notes")
 
-    def test_plan_refuses_what_run_refuses(self):
+    def assert_warns_as_run_refuses(self, job, *more):
+        """The plan is made, and tells in run's words why a run would be refused."""
+        planned, refused = self.run_ok("plan", job, *more), ksweep("run", job, *more)
+        self.assertEqual((refused.returncode, planned.stderr), (2, ""))
+        self.assertIn("expected time:", planned.stdout)
+        self.assertIn("warning: a run would be refused: " + refused.stderr.removeprefix("ksweep: "), planned.stdout)
+
+    def test_plan_warns_of_what_run_refuses(self):
         with open(self.path("notes.md"), "w") as f:
             f.write("my notes")
         shutil.copy(DEMO, self.path("m.safetensors"))
@@ -228,20 +235,16 @@ class Outputs(Case):
         before = sorted(os.listdir(self.folder))
         for out in "/", self.folder + "/.", self.folder, self.path("none/x.h5"), self.path("notes.md"), self.path("m.safetensors"):
             with self.subTest(out=out):
-                planned = ksweep("plan", job, "-o", out)
-                self.assert_one_line(planned)
-                self.assertEqual((planned.stdout, sorted(os.listdir(self.folder))), ("", before))
-                self.assertEqual(ksweep("run", job, "-o", out).stderr, planned.stderr)
+                self.assert_warns_as_run_refuses(job, "-o", out)
+                self.assertEqual(sorted(os.listdir(self.folder)), before)
 
-    def test_plan_refuses_an_output_that_run_would_not_go_on_with(self):
+    def test_plan_warns_of_an_output_that_run_would_not_go_on_with(self):
         self.run_ok("run", self.job(cfg=[2.0, 4.0], parallel={"batch_rows": 4}))
         for keys in ({"output": {"file": "out.h5", "latents": "float16"}}, {"output": {"file": "out.h5", "images": True}},
                      {"latent_image": {"width": 128, "height": 64}}, {"cfg": [2.0, 5.0]}, {"parallel": {"batch_rows": 8}}):
             with self.subTest(keys=keys):
                 job = self.job(**{"cfg": [2.0, 4.0], **keys})
-                planned = ksweep("plan", job)
-                self.assert_one_line(planned, "out.h5")
-                self.assertEqual(ksweep("run", job).stderr, planned.stderr)
+                self.assert_warns_as_run_refuses(job)
 
     def test_a_job_that_shrank_is_pointed_to_filters(self):
         self.run_ok("run", self.job(cfg=[2.0, 4.0], seed=[1, 2]))
