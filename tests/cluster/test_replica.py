@@ -232,23 +232,16 @@ class Hung(LostCase):
 class Stopped(LostCase):
     """What a run that is to stop does with a rank that hangs takes a minute."""
 
-    def test_a_hanging_follower_is_not_waited_for_long(self):
-        run = self.start("--deadline", "600", "--set", "steps=40", ranks=2)
-        run.wait_for_shards(1)
-        run.signal(1, signal.SIGSTOP)
-        run.signal(0, signal.SIGTERM)
-        began = time.monotonic()
-        self.assertEqual(run.end(), 75, run.log())
-        self.assertLess(time.monotonic() - began, 100)
-
-    def test_a_hanging_leader_is_not_waited_for_long(self):
-        run = self.start("--deadline", "600", "--set", "steps=40", ranks=2)
-        run.wait_for_shards(1)
-        run.signal(0, signal.SIGSTOP)
-        run.signal(1, signal.SIGTERM)
-        began = time.monotonic()
-        self.assertEqual(run.end(), 75, run.log())
-        self.assertLess(time.monotonic() - began, 130)
+    def test_a_hanging_member_is_not_waited_for_long(self):
+        for hangs, told, bound in (1, 0, 100), (0, 1, 130):
+            with self.subTest(hangs=hangs):
+                run = self.start("--deadline", "600", "--set", "steps=40", ranks=2)
+                run.wait_for_shards(1)
+                run.signal(hangs, signal.SIGSTOP)
+                run.signal(told, signal.SIGTERM)
+                began = time.monotonic()
+                self.assertEqual(run.end(bound), 75, run.log())
+                self.assertGreater(time.monotonic() - began, 50, "it is waited for, though not for long")
 
 
 class Killed(LostCase):
