@@ -57,6 +57,18 @@ int ks_map_open(const char *path, ks_map *map, ks_error *err)
     return status;
 }
 
+bool ks_file_begins(const char *path, const void *bytes, size_t count)
+{
+    unsigned char begin[256];
+    struct stat status;
+    bool readable = count <= sizeof begin && !stat(path, &status) && S_ISREG(status.st_mode);
+    FILE *f = readable ? fopen(path, "rb") : NULL;
+    bool begins = f && fread(begin, 1, count, f) == count && !memcmp(begin, bytes, count);
+    if (f)
+        fclose(f);
+    return begins;
+}
+
 void ks_map_close(ks_map *map)
 {
     if (map->data)

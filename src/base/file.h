@@ -2,6 +2,7 @@
 #ifndef KS_BASE_FILE_H
 #define KS_BASE_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/error.h"
@@ -14,6 +15,9 @@ typedef struct ks_map {
 
 int ks_map_open(const char *path, ks_map *map, ks_error *err);
 void ks_map_close(ks_map *map);
+
+/* Whether it is a regular file that can be read and begins with these bytes, 256 at most. */
+bool ks_file_begins(const char *path, const void *bytes, size_t count);
 
 /* The file's bytes with a NUL behind them; free() it. Refuses more than limit bytes. */
 char *ks_read_file(const char *path, size_t limit, size_t *size, ks_error *err);

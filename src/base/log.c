@@ -24,29 +24,23 @@ void ks_log_set_rank(int rank)
     log_rank = rank;
 }
 
-static void print(ks_log_level level, const char *line)
+void ks_log(ks_log_level level, const char *format, ...)
 {
     static const char *const names[] = {"error", "warning", "info", "debug"};
-    char stamp[16] = "", rank[24] = "";
+    if (level > log_level)
+        return;
+    char line[LINE], stamp[16] = "", rank[24] = "";
     time_t now = time(NULL);
     struct tm local;
     if (localtime_r(&now, &local))
         strftime(stamp, sizeof stamp, "%H:%M:%S", &local);
     if (log_rank >= 0)
         snprintf(rank, sizeof rank, " [rank %d]", log_rank);
-    fprintf(stderr, "%s%s %s: %s\n", stamp, rank, names[level], line);
-}
-
-void ks_log(ks_log_level level, const char *format, ...)
-{
-    char line[LINE];
-    if (level > log_level)
-        return;
     va_list args;
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    print(level, line);
+    fprintf(stderr, "%s%s %s: %s\n", stamp, rank, names[level], line);
 }
 
 /* Whether the line is new; it is kept until the process ends. */
@@ -78,5 +72,5 @@ void ks_log_once(ks_log_level level, const char *format, ...)
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
     if (is_new(line))
-        print(level, line);
+        ks_log(level, "%s", line);
 }

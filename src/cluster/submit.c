@@ -137,15 +137,20 @@ static int count_tasks(script *s, const ks_job *job, ks_error *err)
     return 0;
 }
 
-/* What would stop the run at its start is found before it waits in a queue. */
-static int check_job(script *s, ks_error *err)
+/* What would stop the run at its start is found before it waits in a queue. for_good: where the output goes must be there too; a look
+ * at a script does not need it. */
+static int check_job(script *s, bool for_good, ks_error *err)
 {
     const ks_job_source *source = &s->options->job;
     ks_setup setup = {0};
+    ks_store_info *old = NULL;
     ks_job *job = ks_job_from_source(source, err);
     int rc = job ? ks_setup_open(&setup, job, err) : -1;
     if (!rc)
         rc = count_tasks(s, setup.job, err);
+    if (!rc && for_good)
+        rc = ks_target_open(&setup, NULL, &old, err);
+    ks_store_info_free(old);
     if (!rc && source->output)
         s->output = ks_strdup(setup.job->output);
     ks_setup_close(&setup);
@@ -174,10 +179,10 @@ static char *own_program(ks_error *err)
     return path;
 }
 
-static int open_script(script *s, const ks_submit_options *options, ks_error *err)
+static int open_script(script *s, const ks_submit_options *options, bool for_good, ks_error *err)
 {
     *s = (script){.options = options};
-    if (check_options(options, &s->seconds, err) || check_job(s, err))
+    if (check_options(options, &s->seconds, err) || check_job(s, for_good, err))
         return -1;
     s->job = from_root(options->job.path, err);
     if (s->job)
@@ -284,11 +289,11 @@ static void add_variables(ks_text *text, const script *s)
     ks_text_add(text, "}\nLAUNCH=${LAUNCH:-}\n\n");
 }
 
-char *ks_submit_script(const ks_submit_options *options, ks_error *err)
+static char *make_script(const ks_submit_options *options, bool for_good, ks_error *err)
 {
     script s;
     ks_text text = {0};
-    if (!open_script(&s, options, err)) {
+    if (!open_script(&s, options, for_good, err)) {
         ks_text_add(&text, FIRST_LINE);
         add_directives(&text, &s);
         add_variables(&text, &s);
@@ -298,40 +303,28 @@ char *ks_submit_script(const ks_submit_options *options, ks_error *err)
     return text.bytes;
 }
 
+char *ks_submit_script(const ks_submit_options *options, ks_error *err)
+{
+    return make_script(options, false, err);
+}
+
 /* A file of this name that somebody has made or changed stays as it is. */
 static int check_own(const char *path, ks_error *err)
 {
-    char begin[sizeof FIRST_LINE] = "";
     struct stat status;
-    if (stat(path, &status))
-        return 0; /* writing says why where there is more to it */
-    FILE *f = S_ISREG(status.st_mode) ? fopen(path, "r") : NULL;
-    size_t got = f ? fread(begin, 1, sizeof FIRST_LINE - 1, f) : 0;
-    if (f)
-        fclose(f);
-    if (got == sizeof FIRST_LINE - 1 && !memcmp(begin, FIRST_LINE, got))
+    if (stat(path, &status)) /* writing says why where there is more to it */
+        return 0;
+    if (ks_file_begins(path, FIRST_LINE, sizeof FIRST_LINE - 1))
         return 0;
     return ks_error_set(
         err, "%s is there and was not made by ksweep submit: name another file with --script",
         path);
 }
 
-/* Where the output goes must be there when the script is made for good; a look at one does not need it. */
-static int check_target(const ks_submit_options *options, ks_error *err)
-{
-    ks_setup setup = {0};
-    ks_store_info *old = NULL;
-    ks_job *job = ks_job_from_source(&options->job, err);
-    int rc = job && !ks_setup_open(&setup, job, err) ? ks_target_open(&setup, NULL, &old, err) : -1;
-    ks_store_info_free(old);
-    ks_setup_close(&setup);
-    return rc;
-}
-
 int ks_submit_write(const ks_submit_options *options, const char *path, ks_error *err)
 {
-    char *text = ks_submit_script(options, err);
-    int rc = text && !check_target(options, err) ? check_own(path, err) : -1;
+    char *text = make_script(options, true, err);
+    int rc = text ? check_own(path, err) : -1;
     FILE *f = rc ? NULL : fopen(path, "w");
     if (f) {
         bool written = fputs(text, f) >= 0;

@@ -102,18 +102,14 @@ hid_t ks_h5_file_access(void)
 static int tell_kind(const char *path, ks_error *err)
 {
     static const unsigned char signature[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
-    unsigned char begin[sizeof signature];
     struct stat status;
     if (stat(path, &status))
         return ks_error_set(err, "%s: cannot open: %s", path, strerror(errno));
     if (S_ISDIR(status.st_mode))
         return ks_error_set(err, "%s: is a folder, a file is wanted", path);
-    FILE *f = S_ISREG(status.st_mode) ? fopen(path, "r") : NULL;
-    bool begins_well = f && fread(begin, 1, sizeof begin, f) == sizeof begin && !memcmp(begin, signature, sizeof begin);
-    if (f)
-        fclose(f);
-    return begins_well ? ks_h5_fail(err, "%s: is truncated or damaged", path)
-                       : ks_error_set(err, "%s: is no HDF5 file", path);
+    if (ks_file_begins(path, signature, sizeof signature))
+        return ks_h5_fail(err, "%s: is truncated or damaged", path);
+    return ks_error_set(err, "%s: is no HDF5 file", path);
 }
 
 hid_t ks_h5_open(const char *path, bool *plain, ks_error *err)

@@ -10,6 +10,7 @@
 #include "base/values.h"
 #include "model/safetensors.h"
 #include "store/h5.h"
+#include "store/png.h"
 
 enum { MOST = 1 << 28 }; /* values of a mask */
 
@@ -242,16 +243,6 @@ static int read_png(const char *path, const char *name, float **values, int shap
 
 /* --- all of them --- */
 
-static bool is_png(const char *path)
-{
-    png_byte head[8] = {0};
-    FILE *f = fopen(path, "rb");
-    size_t n = f ? fread(head, 1, sizeof head, f) : 0;
-    if (f)
-        fclose(f);
-    return n == sizeof head && png_sig_cmp(head, 0, sizeof head) == 0;
-}
-
 static bool is_hdf5(const char *path)
 {
     ks_h5_start();
@@ -262,7 +253,7 @@ static bool is_hdf5(const char *path)
 
 static int read_any(const char *path, const char *name, float **values, int shape[3], ks_error *err)
 {
-    if (is_png(path))
+    if (ks_png_is(path))
         return read_png(path, name, values, shape, err);
     if (is_hdf5(path))
         return read_hdf5(path, name, values, shape, err);

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "store/png.h"
 #include "store/store.h"
 
 static bool same_file(const struct stat *a, const struct stat *b)
@@ -69,16 +70,12 @@ static bool is_within(const char *path, const char *folder)
 
 static int check_png(const char *path, ks_error *err)
 {
-    static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char begin[sizeof signature];
     struct stat status;
     if (stat(path, &status))
         return errno == ENOENT ? 0 : ks_error_set(err, "%s: cannot be written: %s", path, strerror(errno));
-    FILE *f = S_ISREG(status.st_mode) ? fopen(path, "r") : NULL;
-    bool is_png = f && fread(begin, 1, sizeof begin, f) == sizeof begin && !memcmp(begin, signature, sizeof begin);
-    if (f)
-        fclose(f);
-    return is_png ? 0 : ks_error_set(err, "%s: is there and is no PNG file: name another file with -o", path);
+    if (ks_png_is(path))
+        return 0;
+    return ks_error_set(err, "%s: is there and is no PNG file: name another file with -o", path);
 }
 
 int ks_overwrite_check(const char *out, const char *png, ks_error *err)

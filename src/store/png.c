@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
+
 enum { MOST_PIXELS = 1 << 28 };
 
 int ks_picture_new(ks_picture *p, int width, int height, uint8_t r, uint8_t g, uint8_t b,
@@ -113,4 +115,10 @@ int ks_png_write(const char *path, const ks_picture *p, ks_error *err)
     ks_error_set(err, "%s: cannot write the PNG file: %s", path, image.message);
     png_image_free(&image);
     return -1;
+}
+
+bool ks_png_is(const char *path)
+{
+    static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+    return ks_file_begins(path, signature, sizeof signature);
 }

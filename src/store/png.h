@@ -2,6 +2,7 @@
 #ifndef KS_STORE_PNG_H
 #define KS_STORE_PNG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -27,6 +28,8 @@ void ks_picture_blend(ks_picture *p, int x, int y, uint32_t colour, unsigned cov
 void ks_picture_paste(ks_picture *p, int x, int y, int width, int height, const uint8_t *rgb, int w,
                       int h);
 
+/* Whether the file begins as a PNG does. */
+bool ks_png_is(const char *path);
 int ks_png_write(const char *path, const ks_picture *p, ks_error *err);
 
 #endif
