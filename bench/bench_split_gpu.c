@@ -106,14 +106,10 @@ static void make_inputs(network *n)
     ks_error err = KS_ERROR_NONE;
     n->item = 4 * (size_t)n->p->side * (size_t)n->p->side;
     const size_t latents = n->item * ROWS;
-    float *host = ks_calloc(latents, sizeof *host);
     need(random_conditionings(n->p->model, n->model, n->cond, ROWS, &err) == 0, &err);
-    n->x = n->ops->alloc(n->ops, latents * sizeof(float), &err);
+    n->x = random_latents(n->ops, latents, &err);
     n->out = n->x ? n->ops->alloc(n->ops, latents * sizeof(float), &err) : NULL;
     need(n->out != NULL, &err);
-    random_normals(host, latents, 3);
-    n->ops->upload(n->ops, n->x, host, latents * sizeof(float));
-    free(host);
 }
 
 static int rows_of(const network *n)

@@ -257,14 +257,10 @@ static void make_inputs(network *n, int rows)
 {
     ks_error err = KS_ERROR_NONE;
     const size_t latents = n->item * (size_t)rows;
-    float *host = ks_calloc(latents, sizeof *host);
     need(random_conditionings(n->m, n->model, n->cond, 2, &err) == 0, &err);
-    n->x = n->ops->alloc(n->ops, latents * sizeof(float), &err);
+    n->x = random_latents(n->ops, latents, &err);
     n->out = n->x ? n->ops->alloc(n->ops, latents * sizeof(float), &err) : NULL;
     need(n->out != NULL, &err);
-    random_normals(host, latents, 3);
-    n->ops->upload(n->ops, n->x, host, latents * sizeof(float));
-    free(host);
 }
 
 static void free_inputs(network *n)

@@ -195,6 +195,17 @@ char *random_model_file(const random_model *m, const char *folder, ks_error *err
     return NULL;
 }
 
+float *random_latents(ks_ops *ops, size_t n, ks_error *err)
+{
+    float *host = ks_calloc(n, sizeof *host), *latents = ops->alloc(ops, n * sizeof *latents, err);
+    if (latents) {
+        random_normals(host, n, 3);
+        ops->upload(ops, latents, host, n * sizeof *latents);
+    }
+    free(host);
+    return latents;
+}
+
 int random_conditionings(const random_model *m, ks_model *model, ks_cond **cond, int count, ks_error *err)
 {
     const size_t context = 77u * (size_t)m->unet.context, vector = (size_t)m->unet.vector;

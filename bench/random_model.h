@@ -29,6 +29,9 @@ char *random_model_file(const random_model *m, const char *folder, ks_error *err
 /* So many conditionings of 77 tokens, and y where the model has it, of random numbers; to be freed each. -1 and err. */
 int random_conditionings(const random_model *m, ks_model *model, ks_cond **cond, int count, ks_error *err);
 
+/* So many standard normal numbers on the device, always the same; ops->release them. NULL and err without memory. */
+float *random_latents(ks_ops *ops, size_t n, ks_error *err);
+
 /* Standard normal numbers. */
 void random_normals(float *to, size_t n, uint64_t seed);
 

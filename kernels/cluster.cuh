@@ -50,6 +50,19 @@ __device__ __forceinline__ void ks_cluster_send(double2 *to, uint64_t *barrier, 
                  : "memory");
 }
 
+/* Waits until the barrier's phase of this parity has ended, to which other blocks have sent. */
+__device__ __forceinline__ void ks_cluster_barrier_wait(uint64_t *barrier, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" ::"r"(ks_shared_address(barrier)),
+                 "r"(parity)
+                 : "memory");
+}
+
 /* Launches kernel(job) in at most so many clusters of `ranks` blocks, all of them there at once; a
  * cudaError_t. cudaErrorNotSupported where this chip has no room for one, or the kernel was not
  * built for clusters. A failure is returned and not left behind in cudaGetLastError. */

@@ -256,7 +256,7 @@ __device__ __forceinline__ void ks_norm_receive(const ks_norm_job &job, const ks
     const double count = (double)job.pixels * p.width;
     for (int g = (int)threadIdx.x; g < p.at.groups; g += THREADS) {
         double sum = 0.0, square = 0.0;
-        ks_barrier_wait(ks_norm_barrier(p, turn), (uint32_t)(turn / 2 % 2));
+        ks_cluster_barrier_wait(ks_norm_barrier(p, turn), (uint32_t)(turn / 2 % 2));
         for (int r = 0; r < job.ranks; r++) {
             const double2 part = ks_norm_rank_sum(job, p, turn, r)[g];
             sum += part.x;

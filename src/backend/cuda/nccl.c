@@ -198,13 +198,14 @@ void ks_cuda_part(ks_cuda *c)
     } else if (!o->left) {
         o->left = true;
         ks_cuda_graphs_free(c);
+        ks_cuda_peer_close(&o->peer); /* and the communicator's end waits for the other to have done so */
         bool began = begin_end(&o->tensor, false) && begin_end(&o->replica, false);
         bool ended = began && has_ended(&o->tensor);
         c->stuck = !ended || !has_ended(&o->replica);
     }
     if (c->stuck)
         return; /* a thread that has not ended still looks at it */
-    ks_cuda_peer_part(&o->peer);
+    ks_cuda_peer_free(&o->peer);
     free(o);
     c->others = NULL;
 }

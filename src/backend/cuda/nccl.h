@@ -43,7 +43,9 @@ bool ks_cuda_taken(ks_cuda *c, ks_cuda_link *l, ncclResult_t status, const char 
 int ks_cuda_peer_join(ks_cuda *c, ks_cuda_peer *p, ks_group *g, ks_error *err);
 /* Ends what waits for the other on the device, now and from now on. */
 void ks_cuda_peer_give_up(ks_cuda_peer *p);
-/* Gives the memory back, when nothing uses it any more. */
-void ks_cuda_peer_part(ks_cuda_peer *p);
+/* Lets go of the other's memory. The other may free it only after that. */
+void ks_cuda_peer_close(ks_cuda_peer *p);
+/* Gives this rank's memory back, when nothing here uses it any more and the other has let go of it, or is given up. */
+void ks_cuda_peer_free(ks_cuda_peer *p);
 
 #endif

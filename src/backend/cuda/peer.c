@@ -148,8 +148,12 @@ int ks_cuda_peer_join(ks_cuda *c, ks_cuda_peer *p, ks_group *g, ks_error *err)
     if (agreed < 0)
         return -1;
     p->used = agreed;
-    if (!p->used)
-        ks_cuda_peer_part(p);
+    if (p->used)
+        return 0;
+    ks_cuda_peer_close(p);
+    if (agree(g, true, err) < 0)
+        return -1;
+    ks_cuda_peer_free(p);
     return 0;
 }
 
@@ -159,10 +163,17 @@ void ks_cuda_peer_give_up(ks_cuda_peer *p)
         *(volatile int *)p->given_up = 1;
 }
 
-void ks_cuda_peer_part(ks_cuda_peer *p)
+void ks_cuda_peer_close(ks_cuda_peer *p)
 {
     if (p->x.other)
         cudaIpcCloseMemHandle(p->x.other);
+    p->x.other = NULL;
+    cudaGetLastError();
+}
+
+void ks_cuda_peer_free(ks_cuda_peer *p)
+{
+    ks_cuda_peer_close(p);
     cudaFree(p->x.own);
     cudaFree(p->x.turns);
     cudaFreeHost(p->given_up);
