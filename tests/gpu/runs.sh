@@ -4,8 +4,10 @@
 #   runs.sh accuracy    the demo model draws what it is asked for in every precision; in fp32 as on the CPU
 #   runs.sh faults      a fault in a launch, and memory refused, end in a clear line and an output that goes on
 #   runs.sh memory      too little memory is said before anything is rendered, and decides the batch rows
-#   runs.sh sanitizer   compute-sanitizer finds nothing wrong in a short demo
-# KSWEEP_BIN: the program; FAULT_SHIM: the library of fault_shim.cu. Exit status 77: there is no GPU, or no compute-sanitizer.
+#   runs.sh shared      two ranks on one GPU are refused; with --share-gpus they render what one renders, bit by bit
+#   runs.sh sanitizer   compute-sanitizer finds nothing wrong in a short demo, nor in the kernels' own test
+# KSWEEP_BIN: the program; FAULT_SHIM: the library of fault_shim.c; KERNELS_TEST: test_gpu_kernels; MPIRUN: mpirun;
+# PYTHON: one with h5py. Exit status 77: there is no GPU, or no compute-sanitizer.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 ksweep=${KSWEEP_BIN:?the program to test}
@@ -22,13 +24,14 @@ fail() {
   exit 1
 }
 
+launcher=()
 # run LOG EXPECTED-STATUS [VARIABLE=VALUE...] -- ARGUMENTS: ksweep with them; its output goes to LOG.
 run() {
   local log=$folder/$1.log expected=$2 variables=() status=0
   shift 2
   while [ "$1" != -- ]; do variables+=("$1"); shift; done
   shift
-  env "${variables[@]}" "$ksweep" "$@" >"$log" 2>&1 || status=$?
+  env "${variables[@]}" "${launcher[@]}" "$ksweep" "$@" >"$log" 2>&1 || status=$?
   case " $expected " in
     *" $status "*) ;;
     *) fail "ksweep $* ended with $status, not with $expected" ;;
@@ -57,11 +60,11 @@ accuracy() {
   local precision
   for precision in fp32 fp16 bf16; do
     run accuracy-$precision 0 -- run "$root/tests/e2e/jobs/accuracy.json" -o "$folder/$precision.h5" --set device=cuda --set precision=$precision
-    python3 "$root/tests/e2e/judge.py" "$folder/$precision.h5" --at-least 0.95 || fail "pictures in $precision are not what was asked for"
+    "$PYTHON" "$root/tests/e2e/judge.py" "$folder/$precision.h5" --at-least 0.95 || fail "pictures in $precision are not what was asked for"
   done
   run demo-cuda 0 -- run "${sweep[@]}" --set precision=fp32
   run demo-cpu 0 -- run "${sweep[@]}" -o "$folder/cpu.h5" --set device=cpu
-  python3 - "$out" "$folder/cpu.h5" "$folder"/*16.h5 "$folder/fp32.h5" <<'END' || fail "the GPU's latents in fp32 are not the CPU's"
+  "$PYTHON" - "$out" "$folder/cpu.h5" "$folder"/*16.h5 "$folder/fp32.h5" <<'END' || fail "the GPU's latents in fp32 are not the CPU's"
 import sys
 import h5py
 import numpy as np
@@ -127,25 +130,49 @@ memory() {
   [ "$(rows little)" -lt "$(rows plenty)" ] || fail "memory does not decide the batch rows"
 }
 
-sanitizer() {
-  local tool
-  tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1) || true
-  [ -n "$tool" ] || { echo "no compute-sanitizer here"; exit 77; }
-  local status=0
-  "$tool" --tool memcheck --leak-check no --error-exitcode 99 --print-limit 3 "$ksweep" run "$root/jobs/demo.json" -o "$out" --set device=cuda \
-    --set steps=2 --set seed.count=1 --set 'sampler_name=["dpmpp_sde","dpm_adaptive"]' --set latent_image.width=64 \
-    --set latent_image.height=64 >"$folder/sanitizer.log" 2>&1 || status=$?
-  tail -n 5 "$folder/sanitizer.log"
+shared() {
+  export CUDA_VISIBLE_DEVICES=0 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  sweep+=(--set parallel.batch_rows=8)
+  run alone 0 -- run "${sweep[@]}"
+  launcher=("$MPIRUN" -n 2 --oversubscribe)
+  run refused 2 -- run "${sweep[@]}" -o "$folder/two.h5"
+  says refused '2 ranks on this node and 1 GPU'
+  [ ! -e "$folder/two.h5" ] || fail "an output was made"
+  run two 0 -- run "${sweep[@]}" -o "$folder/two.h5" --share-gpus
+  says two 'samples rendered in .* on 2 ranks'
+  "$PYTHON" - "$out" "$folder/two.h5" <<'END' || fail "two ranks on one GPU render other latents than one"
+import sys
+import h5py
+alone, two = (h5py.File(path, "r") for path in sys.argv[1:])
+sys.exit(any(alone[name][:].tobytes() != two[name][:].tobytes() for name in ("checks", "latents")))
+END
+}
+
+# memcheck LOG COMMAND...
+memcheck() {
+  local log=$folder/$1.log status=0
+  shift
+  "$tool" --tool memcheck --leak-check no --error-exitcode 99 --print-limit 3 "$@" >"$log" 2>&1 || status=$?
+  tail -n 5 "$log"
   if [ $status != 0 ]; then
-    grep -m 60 '^=========' "$folder/sanitizer.log" || true # the first reports say where
+    grep -m 60 '^=========' "$log" || true # the first reports say where
     fail "compute-sanitizer ended with $status"
   fi
-  says sanitizer 'ERROR SUMMARY: 0 errors'
+}
+
+sanitizer() {
+  tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1) || true
+  [ -n "$tool" ] || { echo "no compute-sanitizer here"; exit 77; }
+  memcheck demo "$ksweep" run "$root/jobs/demo.json" -o "$out" --set device=cuda --set steps=2 --set seed.count=1 \
+    --set 'sampler_name=["dpmpp_sde","dpm_adaptive"]'
+  says demo 'ERROR SUMMARY: 0 errors'
+  memcheck kernels "$KERNELS_TEST" --check # shapes that the demo has not
+  says kernels 'ERROR SUMMARY: 0 errors'
 }
 
 case "${1-}" in
-  mixed | accuracy | memory | sanitizer) "$1" ;;
+  mixed | accuracy | memory | shared | sanitizer) "$1" ;;
   faults) faults; faults_in_the_middle_are_resumable ;;
-  *) sed -n '2,8p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,10p' "$0" >&2; exit 2 ;;
 esac
 echo "passed"

@@ -569,24 +569,26 @@ static void transfers_of_any_size_arrive(void **state)
 }
 
 /* Every way in which a weight is kept: plain, packed, packed once more for upsampling. */
+/* The first round leaves scratch behind for the next ones. What is allocated goes in pages of 2 MiB, so a weight that stays takes one
+ * a round at least; less than half of that is another program's on the same GPU. */
 static void weights_give_back_their_memory(void **state)
 {
+    enum { ROUNDS = 40, PAGE = 2 << 20 };
     (void)state;
     for (int p = 0; p < PRECISIONS; p++) {
         ks_ops *ops = gpu[p];
         size_t free_before = 0;
-        for (int round = 0; round < 4; round++) {
+        for (int round = 0; round <= ROUNDS; round++) {
             ks_weight *made[] = {new_weight(ops, KS_USE_UPSAMPLE, 1280, 640, 3, true),
                                  new_weight(ops, KS_USE_CONV, 640, 640, 3, true),
                                  new_weight(ops, KS_USE_GEGLU, 2560, 640, 0, true), new_norm(ops, 640)};
             for (size_t i = 0; i < sizeof made / sizeof *made; i++)
                 ops->weight_free(ops, made[i]);
             no_failure(ops, "weights that are freed");
-            const size_t now = ops->memory_free(ops);
-            if (round > 0) /* the first one leaves scratch behind, for the next */
-                assert_int_equal(now, free_before);
-            free_before = now;
+            if (round == 0)
+                free_before = ops->memory_free(ops);
         }
+        assert_true(ops->memory_free(ops) + ROUNDS / 2 * PAGE > free_before);
     }
 }
 
