@@ -28,6 +28,10 @@ esac
 
 install_packages "${build_packages[@]}" libcmocka-dev python3 python3-h5py python3-numpy python3-jsonschema python3-pil valgrind mandoc
 
+# Where there is a GPU, build/release has the demo's program, which uses it.
+release=release
+! gpu_architecture >/dev/null || release=cpu
+
 if [ -n "$gpu" ]; then
   architecture=$(gpu_architecture) || { echo "no NVIDIA GPU here: nothing was tested" >&2; exit 1; }
   build_preset gpu all -DKSWEEP_TESTS=ON -DKSWEEP_BENCH=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=ON \
@@ -52,17 +56,17 @@ if [ -n "$ulfm" ]; then
 fi
 if [ -n "$slurm" ]; then
   install_packages slurm-wlm munge
-  build_preset release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
-  exec ctest --test-dir build/release -L slurm --output-on-failure
+  build_preset $release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
+  exec ctest --test-dir build/$release -L slurm --output-on-failure
 fi
 if [ -n "$long" ]; then
-  build_preset release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
-  exec ctest --test-dir build/release -L long --output-on-failure
+  build_preset $release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
+  exec ctest --test-dir build/$release -L long --output-on-failure
 fi
 skipped=()
 
 echo "== release build, warnings are errors"
-build_preset release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
+build_preset $release all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
 if [ -z "$quick" ]; then
   echo "== build with AddressSanitizer and UndefinedBehaviorSanitizer"
   build_preset asan all -DKSWEEP_TESTS=ON -DKSWEEP_WERROR=ON -DKSWEEP_CUDA=OFF
@@ -110,4 +114,4 @@ for reason in "${skipped[@]}"; do
   echo "skipped: $reason"
 done
 echo "== all tests"
-ctest --test-dir build/release -LE "$left_out" --output-on-failure -j "$(nproc)"
+ctest --test-dir build/$release -LE "$left_out" --output-on-failure -j "$(nproc)"

@@ -39,8 +39,8 @@ static void note(const char *name, const char *path)
     char line[4352];
     int n = snprintf(line, sizeof line, "%s %s\n", name, path);
     int fd = log ? REAL(open)(log, O_WRONLY | O_CREAT | O_APPEND, 0666) : -1;
-    if (fd >= 0 && n > 0)
-        REAL(write)(fd, line, (size_t)n);
+    if (fd >= 0 && (n < 0 || REAL(write)(fd, line, (size_t)n) != n))
+        abort(); /* the log would miss an operation */
     if (fd >= 0)
         close(fd);
 }
@@ -128,10 +128,8 @@ static size_t torn_size(long long at, size_t size)
     ssize_t name(int fd, const void *data, size_t size, offset_type at)                       \
     {                                                                                         \
         int outcome = meddle_file("write", fd);                                               \
-        if (outcome > 0) {                                                                    \
-            REAL(name)(fd, data, torn_size(at, size), at);                                    \
+        if (outcome > 0 && REAL(name)(fd, data, torn_size(at, size), at) >= 0)                \
             raise(SIGKILL);                                                                   \
-        }                                                                                     \
         return outcome ? -1 : REAL(name)(fd, data, size, at);                                 \
     }
 PWRITE(pwrite, off_t)

@@ -33,7 +33,6 @@ write_configuration() {
 ClusterName=ci
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=${ports[0]}
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge/sock,cred_expire=5
 CredType=cred/munge
@@ -74,7 +73,7 @@ END
   for node in "${nodes[@]}"; do
     echo "NodeName=$node Name=gpu File=$folder/dev/gpu[0-1]"
   done >"$folder/etc/gres.conf"
-  printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' >"$folder/etc/cgroup.conf"
+  printf 'CgroupPlugin=cgroup/v1\n' >"$folder/etc/cgroup.conf"
   { cat /etc/hosts; printf '127.0.0.1 %s\n' "${nodes[@]}"; } >"$folder/etc/hosts"
 }
 
@@ -84,6 +83,13 @@ daemon() {
   shift
   setsid "$@" </dev/null >"$folder/log/$name.out" 2>&1 &
   echo $! >"$folder/pid/$name"
+}
+
+# As the nodes' hosts file has it, for it looks up the names of those that ask.
+start_controller() {
+  daemon slurmctld unshare -m bash -ec "mount --make-rprivate /
+    mount --bind '$folder/etc/hosts' /etc/hosts
+    exec slurmctld -D -c -f '$folder/etc/slurm.conf'"
 }
 
 # start_node NAME [VISIBLE...]: slurmd with a host name, /tmp and /dev/shm of its own.
@@ -128,7 +134,7 @@ start() {
   daemon munged munged --foreground --force --key-file="$folder/munge/key" --socket="$folder/munge/sock" \
     --pid-file="$folder/munge/pid" --log-file="$folder/munge/log" --seed-file="$folder/munge/seed"
   wait_until "$start_seconds" test -S "$folder/munge/sock" || fail "munged does not start: $(cat "$folder/log/munged.out")"
-  daemon slurmctld slurmctld -D -c -f "$folder/etc/slurm.conf"
+  start_controller
   for node in "${nodes[@]}"; do
     start_node "$node" "$@"
   done

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -221,11 +222,13 @@ char **golden_members(int64_t file, const char *path, int *count)
     return names;
 }
 
-static int is_group(int64_t file, const char *path)
+static bool is_group(int64_t file, const char *path)
 {
-    H5O_info_t info;
-    return H5Oget_info_by_name2(file, path, &info, H5O_INFO_BASIC, H5P_DEFAULT) >= 0 &&
-           info.type == H5O_TYPE_GROUP;
+    hid_t object = H5Oopen(file, path, H5P_DEFAULT);
+    REQUIRE(object >= 0, "%s: cannot be opened", path);
+    bool found = H5Iget_type(object) == H5I_GROUP;
+    H5Oclose(object);
+    return found;
 }
 
 void golden_walk(int64_t file, const char *path, const char *marker,
