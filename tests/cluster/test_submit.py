@@ -176,5 +176,38 @@ class Submit(Case):
             self.assertIn("--nodes=2\n", f.read())
 
 
+class Requeue(Case):
+    """The scripts that put their job back, with commands that stand in for Slurm's and for ksweep."""
+
+    def command(self, name, text):
+        with open(self.path(name), "w") as f:
+            f.write("#!/bin/sh\n" + text)
+        os.chmod(self.path(name), 0o755)
+        return self.path(name)
+
+    def put_back(self, script, code, retry_after):
+        """Whether the job was put back after an end with the code; and what the script said."""
+        self.command("squeue", "echo RUNNING")
+        self.command("scontrol", 'echo "scontrol $*"')
+        env = {"PATH": f"{self.folder}:{os.environ['PATH']}", "KSWEEP": self.command("ksweep", f"exit {code}"),
+               "RETRY_AFTER": str(retry_after), "SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
+        done = subprocess.run(["bash", f"{ROOT}/slurm/{script}.sbatch", "job.json"], env=env, text=True, capture_output=True, timeout=60)
+        self.assertEqual(done.returncode, code, done.stderr)
+        job = "5_2" if script == "array" else "7"
+        self.assertIn(done.stdout.count(f"scontrol requeue {job}\n"), (0, 1))
+        return "scontrol requeue" in done.stdout, done.stdout
+
+    def test_what_puts_a_job_back(self):
+        """75 does, and after some time every code that is none of ksweep's: launchers have 9, 14 or 137 for a killed task."""
+        for script in "preemptible", "replica", "array":
+            for code, at_once, later in (0, False, False), (1, False, False), (2, False, False), (75, True, True), (9, False, True), \
+                    (14, False, True), (137, False, True):
+                with self.subTest(script=script, code=code):
+                    self.assertEqual(self.put_back(script, code, 300)[0], at_once)
+                    back, said = self.put_back(script, code, 0)
+                    self.assertEqual(back, later)
+                    self.assertEqual("a task was killed" in said, later and code != 75)
+
+
 if __name__ == "__main__":
     unittest.main()
