@@ -10,7 +10,6 @@
 #include "cluster/bitmap.h"
 #include "cluster/device.h"
 #include "cluster/load.h"
-#include "cluster/progress.h"
 #include "cluster/replica.h"
 #include "cluster/resume.h"
 #include "cluster/row_count.h"

@@ -31,6 +31,14 @@ void ks_h5_start(void)
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* kept for each thread on its own */
 }
 
+bool ks_h5_is(const char *path)
+{
+    ks_h5_start();
+    bool is = H5Fis_hdf5(path) > 0;
+    H5Eclear2(H5E_DEFAULT);
+    return is;
+}
+
 typedef struct reason {
     char system[256], inner[256];
 } reason;

@@ -15,6 +15,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
  * file systems have none). Called before every HDF5 file is opened or made. */
 void ks_h5_start(void);
 
+/* Whether it is an HDF5 file that can be read. */
+bool ks_h5_is(const char *path);
+
 /* "<formatted>: <why>" into err and returns -1. Why is the operating system's reason where HDF5's
  * error stack holds one, else the innermost message of the stack. */
 int ks_h5_fail(ks_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -151,10 +151,8 @@ cleanup:
 int ks_latent_read(const char *path, const char *dataset, int64_t index, float **values,
                    int shape[4], ks_error *err)
 {
-    ks_h5_start();
     *values = NULL;
-    bool hdf5 = H5Fis_hdf5(path) > 0;
-    H5Eclear2(H5E_DEFAULT);
+    bool hdf5 = ks_h5_is(path);
     const char *tensor = dataset ? dataset : hdf5 ? "latents" : "latent_tensor";
     int status = hdf5 ? read_hdf5(path, tensor, index, values, shape, err)
                       : read_safetensors(path, tensor, index, values, shape, err);

@@ -243,19 +243,11 @@ static int read_png(const char *path, const char *name, float **values, int shap
 
 /* --- all of them --- */
 
-static bool is_hdf5(const char *path)
-{
-    ks_h5_start();
-    bool hdf5 = H5Fis_hdf5(path) > 0;
-    H5Eclear2(H5E_DEFAULT);
-    return hdf5;
-}
-
 static int read_any(const char *path, const char *name, float **values, int shape[3], ks_error *err)
 {
     if (ks_png_is(path))
         return read_png(path, name, values, shape, err);
-    if (is_hdf5(path))
+    if (ks_h5_is(path))
         return read_hdf5(path, name, values, shape, err);
     return read_safetensors(path, name, values, shape, err);
 }

@@ -148,9 +148,9 @@ sys.exit(any(alone[name][:].tobytes() != two[name][:].tobytes() for name in ("ch
 END
 }
 
-# memcheck LOG COMMAND...
+# memcheck LOG COMMAND...: with it, the command has no report.
 memcheck() {
-  local log=$folder/$1.log status=0
+  local name=$1 log=$folder/$1.log status=0
   shift
   "$tool" --tool memcheck --leak-check no --error-exitcode 99 --print-limit 3 "$@" >"$log" 2>&1 || status=$?
   tail -n 5 "$log"
@@ -158,6 +158,7 @@ memcheck() {
     grep -m 60 '^=========' "$log" || true # the first reports say where
     fail "compute-sanitizer ended with $status"
   fi
+  says "$name" 'ERROR SUMMARY: 0 errors'
 }
 
 sanitizer() {
@@ -165,9 +166,7 @@ sanitizer() {
   [ -n "$tool" ] || { echo "no compute-sanitizer here"; exit 77; }
   memcheck demo "$ksweep" run "$root/jobs/demo.json" -o "$out" --set device=cuda --set steps=2 --set seed.count=1 \
     --set 'sampler_name=["dpmpp_sde","dpm_adaptive"]'
-  says demo 'ERROR SUMMARY: 0 errors'
   memcheck kernels "$KERNELS_TEST" --check # shapes that the demo has not
-  says kernels 'ERROR SUMMARY: 0 errors'
 }
 
 case "${1-}" in

@@ -568,9 +568,9 @@ static void transfers_of_any_size_arrive(void **state)
     free(to);
 }
 
-/* Every way in which a weight is kept: plain, packed, packed once more for upsampling. */
-/* The first round leaves scratch behind for the next ones. What is allocated goes in pages of 2 MiB, so a weight that stays takes one
- * a round at least; less than half of that is another program's on the same GPU. */
+/* Every way in which a weight is kept: plain, packed, packed once more for upsampling. The first round leaves scratch behind for the
+ * next ones. What is allocated goes in pages of 2 MiB, so a weight that stays takes one a round at least; less than half of that is
+ * another program's on the same GPU. */
 static void weights_give_back_their_memory(void **state)
 {
     enum { ROUNDS = 40, PAGE = 2 << 20 };

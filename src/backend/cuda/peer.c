@@ -151,7 +151,7 @@ int ks_cuda_peer_join(ks_cuda *c, ks_cuda_peer *p, ks_group *g, ks_error *err)
     if (p->used)
         return 0;
     ks_cuda_peer_close(p);
-    if (agree(g, true, err) < 0)
+    if (agree(g, true, err) < 0) /* both have let go when this has come */
         return -1;
     ks_cuda_peer_free(p);
     return 0;
